@@ -1,0 +1,158 @@
+"""The one tree of errors, and the exit codes a shell sees.
+
+An error is a short letter: where, what, why, what to do. Nothing here knows what any of it is
+about; the module that finds a fault writes the letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the shell is told. Where several hold: signals, then 3, 5, 1."""
+
+    OK = 0
+    ROWS_FAILED = 1
+    REFUSED = 2
+    BUG = 3
+    DAMAGED = 4
+    PAUSED = 5
+    LOCKED = 6
+
+
+class ErrorCode(StrEnum):
+    """Why a row did not become a clip; stored in the provenance record.
+
+    Attributes:
+        IMAGE: The subject photo cannot be read as the picture it claims to be.
+        FACE: No face, several faces, or a face too small in the subject photo.
+        WEIGHTS: A weight file is missing, incomplete or does not fit the model.
+        ENCODER: ffmpeg failed or wrote nothing usable.
+        BAD_CLIP: The clip decoded to a wrong count, size or rate, or to a blank picture.
+        BAD_FRAMES: The model produced NaN or a picture without content.
+        OUT_OF_MEMORY: The device ran out of memory.
+        WORKER_DIED: The device process ended while it held the row.
+        DISK: The disk is full, read-only or out of quota.
+        INTERNAL: Our bug; the traceback lies beside the log.
+    """
+
+    IMAGE = "image"
+    FACE = "face"
+    WEIGHTS = "weights"
+    ENCODER = "encoder"
+    BAD_CLIP = "bad_clip"
+    BAD_FRAMES = "bad_frames"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_DIED = "worker_died"
+    DISK = "disk"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing a person must mend.
+
+    Attributes:
+        where: File and line as `path:line`, or the file, setting or device concerned.
+        text: What is wrong, why, and what to do, in one or two sentences.
+    """
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        """Return `where: text`, the form every command prints."""
+        return f"{self.where}: {self.text}"
+
+
+class LynxError(Exception):
+    """Any fault this package foresees.
+
+    Attributes:
+        exit_code: What the command line returns when the error ends the command.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED
+
+
+class ProblemsError(LynxError):
+    """Several faults told at once, never only the first.
+
+    Attributes:
+        problems: At least one, in the order a reader meets them.
+    """
+
+    def __init__(self, headline: str, problems: Iterable[Problem], advice: str = "") -> None:
+        """Write one letter: `headline`, a line for each of `problems`, then `advice`."""
+        self.problems = tuple(problems)
+        lines = [f"{headline}:", *(f"  {problem}" for problem in self.problems)]
+        super().__init__("\n".join([*lines, advice] if advice else lines))
+
+
+class RefusedError(ProblemsError):
+    """Work was refused before it began; nothing was rendered, nothing changed."""
+
+    def __init__(
+        self, problems: Iterable[Problem], *, outcome: str = "nothing was rendered"
+    ) -> None:
+        """Collect `problems`; `outcome` ends the headline, as in "3 problems, <outcome>"."""
+        found = tuple(problems)
+        headline = f"{len(found)} problem{'' if len(found) == 1 else 's'}, {outcome}"
+        super().__init__(headline, found)
+
+
+class RowError(LynxError):
+    """One row failed; the others go on.
+
+    Attributes:
+        code: The typed reason kept in the record.
+        transient: Whether the same work may succeed when tried again.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, *, transient: bool = False) -> None:
+        """Carry `code` and a message that says what failed, why, and what to do."""
+        self.code = code
+        self.transient = transient
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the trip from a device process."""
+        return (_row_error, (self.code, str(self), self.transient))
+
+
+def _row_error(code: ErrorCode, message: str, transient: bool) -> RowError:
+    return RowError(code, message, transient=transient)
+
+
+class DamagedError(ProblemsError):
+    """State files differ from what was written; each one is named."""
+
+    exit_code = ExitCode.DAMAGED
+
+
+class AbandonedError(LynxError):
+    """A row in flight was given up because the run is being stopped."""
+
+
+class PausedError(LynxError):
+    """The campaign cannot go on now (disk full, no device); nothing is marked failed."""
+
+    exit_code = ExitCode.PAUSED
+
+
+class LockedError(LynxError):
+    """Another process holds the campaign."""
+
+    exit_code = ExitCode.LOCKED
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" for the closest known name, or "" when none is close."""
+    import difflib  # here: only a mistake pays for it
+
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean '{found[0]}'?" if found else ""

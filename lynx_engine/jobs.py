@@ -1,0 +1,327 @@
+"""The six stages of a request after the manifest: job, plan, result, and what is known of the past.
+
+A `RenderJob` is a complete request: nothing in it is optional, and its id is the digest of all
+that can change a pixel. This module opens no files and knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from lynx_engine.digest import digest_mapping
+from lynx_engine.errors import ErrorCode, Problem
+from lynx_engine.shapes import FrameSize
+
+ID_CHARACTERS_IN_CLIP_NAME = 12
+
+
+class RowKey(NamedTuple):
+    """What an author calls a row: its names, not its settings."""
+
+    subject: str
+    prompt_name: str
+    seed: int
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A low-rank adapter laid over the base model, by content: sha256 of its file, and scale."""
+
+    weights_digest: str
+    scale: float
+
+
+def _request(name: str) -> dict[str, str]:
+    """Mark a field as part of the job's id; `name` is the word the author knows it by."""
+    return {"request": name}
+
+
+@dataclass(frozen=True, slots=True)
+class RenderJob:
+    """One clip, completely specified.
+
+    Fields marked as request make the `job_id`; the others name, place or hurry the work without
+    changing a pixel beyond rounding.
+
+    Attributes:
+        campaign: Campaign name, a checked label.
+        subject: Subject name, or "none" for a variant without identity.
+        prompt_name: The author's name for the prompt.
+        where: Manifest file and line, for messages.
+        photo: The subject photo, or None for a variant without identity.
+        memory: Memory tier asked for.
+        safety: `on` or `acknowledged-off`.
+        consent: `basis` of the recorded right to the face, "synthetic", or "" without a subject.
+        subject_digest: sha256 of the photo's bytes, "" without a subject.
+        face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
+        prompt: The text, exactly as written.
+        negative_prompt: The text guidance steers away from.
+        variant: Registry name.
+        weights_fingerprint: Digest that stands for every weight file of the variant.
+        seed: 0 to 2^63 - 1; the same seed draws the same noise.
+        frames: F, pixel frames.
+        fps: Frames a second of the clip.
+        size: Width and height in pixels.
+        steps: Sampling steps.
+        guidance_text: s_txt of the guidance formula.
+        guidance_identity: s_id of the guidance formula; 0.0 where the variant has no such branch.
+        scale_identity: Factor on the identity adapter's attention; 0.0 without the adapter.
+        scale_reference: Factor on the reference adapter's attention; 0.0 without the adapter.
+        precision: Floating-point type of transformer, text encoder and resampler.
+        numerics: `normal` or `strict`.
+        speed: `exact`, or the name of a lossy shortcut.
+        loras: Low-rank adapters, in the order they are applied.
+        label: Burnt-in label profile.
+        codec: Video codec.
+        crf: Constant rate factor of the encoder; lower is better and larger.
+    """
+
+    campaign: str
+    subject: str
+    prompt_name: str
+    where: str
+    photo: Path | None
+    memory: str
+    safety: str
+    consent: str
+    subject_digest: str = field(metadata=_request("subject photo"))
+    face: str = field(metadata=_request("face"))
+    prompt: str = field(metadata=_request("prompt"))
+    negative_prompt: str = field(metadata=_request("negative_prompt"))
+    variant: str = field(metadata=_request("variant"))
+    weights_fingerprint: str = field(metadata=_request("weights"))
+    seed: int = field(metadata=_request("seed"))
+    frames: int = field(metadata=_request("frames"))
+    fps: int = field(metadata=_request("fps"))
+    size: FrameSize = field(metadata=_request("size"))
+    steps: int = field(metadata=_request("steps"))
+    guidance_text: float = field(metadata=_request("guidance_text"))
+    guidance_identity: float = field(metadata=_request("guidance_identity"))
+    scale_identity: float = field(metadata=_request("scale_identity"))
+    scale_reference: float = field(metadata=_request("scale_reference"))
+    precision: str = field(metadata=_request("precision"))
+    numerics: str = field(metadata=_request("numerics"))
+    speed: str = field(metadata=_request("speed"))
+    loras: tuple[Lora, ...] = field(metadata=_request("loras"))
+    label: str = field(metadata=_request("label"))
+    codec: str = field(metadata=_request("video codec"))
+    crf: int = field(metadata=_request("video crf"))
+    job_id: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        """Derive `job_id`, the sha256 over every request field."""
+        object.__setattr__(self, "job_id", digest_mapping(self.request()))
+
+    def request(self) -> dict[str, str | int | float]:
+        """Return every field that makes the id, in plain values that a log can hold."""
+        values: dict[str, str | int | float] = {
+            name: getattr(self, name) for name in REQUEST_FIELDS
+        }
+        values["size"] = str(self.size)
+        values["loras"] = ",".join(f"{lora.weights_digest}@{lora.scale!r}" for lora in self.loras)
+        return values
+
+    @property
+    def row_key(self) -> RowKey:
+        """The row's names; the latest record under them says what changed since."""
+        return RowKey(self.subject, self.prompt_name, self.seed, self.variant)
+
+    @property
+    def clip_name(self) -> str:
+        """File name of the clip; two requests never share one."""
+        return (
+            f"{self.subject}-{self.prompt_name}-s{self.seed}-{self.variant}"
+            f"-{self.job_id[:ID_CHARACTERS_IN_CLIP_NAME]}.mp4"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """F, H, W: jobs of one variant and shape run together."""
+        return (self.frames, self.size.height_px, self.size.width_px)
+
+    @property
+    def cost(self) -> int:
+        """Relative length of the work: pixels times steps; the longest jobs start first."""
+        return self.frames * self.size.height_px * self.size.width_px * self.steps
+
+
+REQUEST_FIELDS: Mapping[str, str] = {
+    f.name: f.metadata["request"] for f in fields(RenderJob) if "request" in f.metadata
+}
+"""Field name -> the author's word for it, for every field that makes the id."""
+
+
+class Status(StrEnum):
+    """How an attempt ended."""
+
+    RENDERED = "rendered"
+    LOW_IDENTITY = "low_identity"
+    WITHHELD = "withheld"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+PUBLISHED = frozenset({Status.RENDERED, Status.LOW_IDENTITY})
+"""The statuses whose attempt left a clip in `outputs/`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastResult:
+    """The latest attempt at a request, as the log tells it.
+
+    Attributes:
+        job_id: Digest of the request.
+        row_key: The row's names at that time.
+        status: How the attempt ended.
+        code: Why it failed, or "" when it did not.
+        message: The failure in words, or "".
+        clip: File name of the published clip, or "".
+        request: `RenderJob.request()` of that time.
+        finished_at: UTC, ISO 8601.
+    """
+
+    job_id: str
+    row_key: RowKey
+    status: Status
+    code: str
+    message: str
+    clip: str
+    request: Mapping[str, str | int | float]
+    finished_at: str
+
+
+class Reason(StrEnum):
+    """Why a job will run."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    MISSING_CLIP = "missing clip"
+    FAILED = "failed before"
+    INTERRUPTED = "interrupted"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job that will run.
+
+    Attributes:
+        job: The request.
+        reason: The kind of reason.
+        why: The reason in words, naming the field that changed.
+        attempt: 1 for the first attempt at this request, counted over all runs.
+    """
+
+    job: RenderJob
+    reason: Reason
+    why: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """A job that neither runs nor is done, such as a withheld one; `why` says how to free it."""
+
+    job: RenderJob
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderPlan:
+    """What a campaign would do.
+
+    Attributes:
+        campaign: Campaign name.
+        to_run: Jobs that will run, grouped by variant and shape, longest first.
+        done: Jobs whose clip and record are there.
+        held: Jobs that wait for a person.
+        problems: What is wrong with rows that are not in the plan; empty unless bad rows are
+            skipped on request.
+    """
+
+    campaign: str
+    to_run: tuple[PlannedJob, ...]
+    done: tuple[RenderJob, ...]
+    held: tuple[HeldJob, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFacts:
+    """A clip that was decoded and checked.
+
+    Attributes:
+        bytes: File size.
+        digest: sha256 of the file.
+        frames_digest: sha256 of the decoded RGB frames, the same after a remux.
+        frames: F, counted by decoding.
+        fps: Frames a second, as the file declares.
+        size: Width and height in pixels.
+    """
+
+    bytes: int
+    digest: str
+    frames_digest: str
+    frames: int
+    fps: float
+    size: FrameSize
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """Where and how an attempt ran.
+
+    Attributes:
+        device: `cpu`, `cuda:0`, ...
+        device_name: The device's own name.
+        attention_backend: The kernel family that computed attention.
+        memory_tier: The tier in force.
+        stages_s: Seconds by stage: load, text, identity, reference, denoise, decode, encode,
+            check.
+        peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
+        weights: Weight file -> sha256, for the files whose digest is known.
+    """
+
+    device: str
+    device_name: str
+    attention_backend: str
+    memory_tier: str
+    stages_s: Mapping[str, float]
+    peak_memory_bytes: int
+    weights: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The clip is published.
+
+    Attributes:
+        clip: File name in the campaign's clips folder.
+        facts: What decoding the clip showed.
+        worker: Where and how it was made.
+    """
+
+    clip: str
+    facts: ClipFacts
+    worker: WorkerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The row has no clip; the others went on."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The campaign was stopped while the row was in flight; the attempt is not charged."""
+
+
+RenderResult = Rendered | Failed | Interrupted

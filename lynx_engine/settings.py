@@ -1,0 +1,112 @@
+"""Where things live and how the program behaves: flags, then LYNX_*, then lynx.toml, then defaults.
+
+Nothing here changes a pixel; what does is in the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from lynx_engine.errors import Problem, RefusedError, nearest
+
+WORKSPACE_FILE = "lynx.toml"
+
+
+def find_workspace(start: Path) -> Path:
+    """Return the nearest folder at or above `start` that holds a lynx.toml, else `start`."""
+    start = start.resolve()
+    return next((p for p in (start, *start.parents) if (p / WORKSPACE_FILE).is_file()), start)
+
+
+def _user_cache() -> Path:
+    # An empty or relative XDG_CACHE_HOME counts as unset (XDG Base Directory specification 0.8).
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(given) if Path(given).is_absolute() else Path.home() / ".cache") / "lynx_engine"
+
+
+class Settings(BaseSettings):
+    """One run's settings. Relative folders are relative to the workspace."""
+
+    model_config = SettingsConfigDict(env_prefix="LYNX_", extra="forbid", frozen=True)
+
+    workspace: Path = Field(default=Path(), description="Folder that holds outputs/ and .lynx/.")
+    outputs: Path = Field(default=Path("outputs"), description="Where campaigns land.")
+    state: Path = Field(default=Path(".lynx"), description="Prefect's files, locks, logs.")
+    models: Path = Field(default=Path("models"), description="Weights in the public layout.")
+    cache: Path = Field(default_factory=_user_cache, description="Weights of the tiny variants.")
+    # One thread: matrix sums split over threads round differently, and equal jobs promise equal
+    # frames on every CPU. Two threads on two contended cores were also up to 30 times slower.
+    threads: int = Field(default=1, ge=1, description="CPU threads of a worker.")
+    server_start_s: float = Field(
+        default=90.0, gt=0, description="Seconds the local Prefect server may take to start."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags first, then the environment, then the workspace's lynx.toml."""
+        del dotenv_settings, file_secret_settings  # not places where this program is configured
+        workspace = init_settings().get("workspace", Path())
+        toml = TomlConfigSettingsSource(settings_cls, Path(workspace) / WORKSPACE_FILE)
+        return (init_settings, env_settings, toml)
+
+    @property
+    def outputs_dir(self) -> Path:
+        """The folder of all campaigns."""
+        return self.workspace / self.outputs
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of what may be deleted without losing a clip."""
+        return self.workspace / self.state
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of weights in the public layout."""
+        return self.workspace / self.models
+
+    def campaign_dir(self, campaign: str) -> Path:
+        """The folder of one campaign."""
+        return self.outputs_dir / campaign
+
+
+def load_settings(start: Path | None = None, **flags: object) -> Settings:
+    """Gather the settings of the workspace around `start` (the current folder by default).
+
+    Raises:
+        RefusedError: If lynx.toml or a LYNX_* variable holds an unknown or impossible value.
+    """
+    workspace = find_workspace(start or Path.cwd())
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(workspace=workspace, **given)  # pyright: ignore[reportArgumentType]  # checked by pydantic
+    except tomllib.TOMLDecodeError as error:
+        problem = Problem(str(workspace / WORKSPACE_FILE), f"not valid TOML: {error}")
+        raise RefusedError([problem], outcome="nothing was done") from None
+    except ValidationError as error:
+        problems = [_letter(workspace, str(e["loc"][0]), e["msg"]) for e in error.errors()]
+        raise RefusedError(problems, outcome="nothing was done") from None
+
+
+def _letter(workspace: Path, name: str, message: str) -> Problem:
+    variable = f"LYNX_{name.upper()}"
+    where = variable if variable in os.environ else str(workspace / WORKSPACE_FILE)
+    if name not in Settings.model_fields:
+        return Problem(where, f"unknown setting '{name}'{nearest(name, Settings.model_fields)}")
+    return Problem(where, f"{name}: {message}")

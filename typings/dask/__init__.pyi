@@ -1,0 +1,2 @@
+# The part of dask that lynx_engine uses.
+from . import config as config

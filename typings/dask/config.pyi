@@ -1,0 +1,3 @@
+from contextlib import AbstractContextManager
+
+def set(values: dict[str, object]) -> AbstractContextManager[object]: ...
