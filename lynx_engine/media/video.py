@@ -1,0 +1,250 @@
+"""Frames to a checked mp4 and back, through the ffmpeg program. It knows no models.
+
+A clip counts only after it was decoded again: a killed encoder leaves a file that plays (81 of 200
+kills), and a short one is as wrong as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from lynx_engine.digest import digest_file
+from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.jobs import ClipFacts
+from lynx_engine.shapes import FrameSize
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+ENCODE_TIMEOUT_S = 600.0
+# Levels of luma (0 to 255): an even picture, whatever its colour, has a spread of 0 or 1 after
+# the encoder's rounding.
+BLANK_LUMA_SPREAD = 2.0
+_STDERR_TAIL = 400
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "Read-only file system")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFormat:
+    """What a clip must be.
+
+    Attributes:
+        frames: F.
+        fps: Frames a second.
+        size: Width and height in pixels.
+        codec: `h264`.
+        crf: Constant rate factor, 0 (lossless) to 51.
+    """
+
+    frames: int
+    fps: int
+    size: FrameSize
+    codec: str
+    crf: int
+
+
+_ENCODERS = {"h264": "libx264"}
+
+
+@cache
+def find_ffmpeg() -> str:
+    """Return the ffmpeg program: the system's, else the binary inside imageio-ffmpeg.
+
+    Raises:
+        RowError: With code `encoder`, if neither is there.
+    """
+    system = shutil.which("ffmpeg")
+    if system is not None:
+        return system
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise RowError(
+            ErrorCode.ENCODER,
+            "ffmpeg was not found. Install ffmpeg, or `pip install imageio-ffmpeg`.",
+        ) from error
+
+
+def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> None:
+    """Write frames (RGB, uint8, [F, H, W, 3]) to `path` and force them to disk.
+
+    The same frames give the same bytes: one thread, no dates or versions in the file.
+
+    Raises:
+        RowError: With code `encoder` (ffmpeg's own words follow) or `disk`.
+    """
+    import ffmpeg
+    import numpy as np
+
+    command = (
+        ffmpeg.input(
+            "pipe:", format="rawvideo", pix_fmt="rgb24", s=str(clip.size), framerate=clip.fps
+        )
+        # Tagged BT.709 in full: players guess BT.601 for small frames and shift the skin tones.
+        .filter("scale", out_color_matrix="bt709", out_range="tv")
+        .output(
+            str(path),
+            vcodec=_ENCODERS[clip.codec],
+            crf=clip.crf,
+            pix_fmt="yuv420p",
+            colorspace="bt709",
+            color_primaries="bt709",
+            color_trc="bt709",
+            threads=1,
+            movflags="+faststart",
+            **{"flags:v": "+bitexact", "fflags": "+bitexact"},
+        )
+        .global_args("-hide_banner", "-loglevel", "error", "-nostdin")
+        .compile(cmd=find_ffmpeg(), overwrite_output=True)
+    )
+    _run_encoder(command, np.ascontiguousarray(frames).data)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _run_encoder(command: list[str], pixels: memoryview) -> None:
+    try:
+        done = subprocess.run(
+            command, input=pixels, capture_output=True, timeout=ENCODE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RowError(
+            ErrorCode.ENCODER, f"ffmpeg did not finish in {ENCODE_TIMEOUT_S:.0f} s.", transient=True
+        ) from None
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()[-_STDERR_TAIL:]
+        if any(sign in said for sign in _FULL_DISK):
+            raise RowError(ErrorCode.DISK, f"ffmpeg could not write the clip: {said}")
+        raise RowError(
+            ErrorCode.ENCODER, f"ffmpeg exited with {done.returncode}: {said}", transient=True
+        )
+
+
+def check_clip(path: Path, clip: ClipFormat) -> ClipFacts:
+    """Decode a clip from start to end and compare it with what it must be.
+
+    Raises:
+        RowError: With code `bad_clip`, if frame count, size or rate differ, if ffmpeg reports
+            any damage, or if the picture is blank or frozen.
+    """
+    decoded = decode_clip(path)
+    wanted = (clip.frames, clip.size, float(clip.fps))
+    got = (decoded.frames, decoded.size, decoded.fps)
+    if got != wanted:
+        raise RowError(
+            ErrorCode.BAD_CLIP,
+            f"the clip decodes to {got[0]} frames of {got[1]} at {got[2]:g} fps; "
+            f"{wanted[0]} of {wanted[1]} at {wanted[2]:g} were asked for.",
+        )
+    if decoded.luma_spread < BLANK_LUMA_SPREAD:
+        raise RowError(ErrorCode.BAD_CLIP, "every frame of the clip is one even colour.")
+    if decoded.frames > 1 and decoded.distinct_frames == 1:
+        raise RowError(ErrorCode.BAD_CLIP, "the clip is frozen: every frame is the same.")
+    return ClipFacts(
+        bytes=path.stat().st_size,
+        digest=digest_file(path),
+        frames_digest=decoded.frames_digest,
+        frames=decoded.frames,
+        fps=decoded.fps,
+        size=decoded.size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """What decoding found.
+
+    Attributes:
+        frames: Frames counted.
+        fps: Frames a second, as the file declares.
+        size: Width and height in pixels.
+        frames_digest: sha256 over the decoded planes (4:2:0, 8 bits), equal after a remux.
+        distinct_frames: Number of different frames.
+        luma_spread: Largest standard deviation of luma within one frame, 0 to 255.
+    """
+
+    frames: int
+    fps: float
+    size: FrameSize
+    frames_digest: str
+    distinct_frames: int
+    luma_spread: float
+
+
+def decode_clip(path: Path) -> DecodedClip:
+    """Decode every frame of a clip.
+
+    Raises:
+        RowError: With code `bad_clip`, if ffmpeg cannot decode it or reports damage on the way.
+    """
+    import ffmpeg
+
+    command = (
+        ffmpeg.input(str(path), err_detect="explode")
+        .output(
+            "pipe:", format="yuv4mpegpipe", pix_fmt="yuv420p", fps_mode="passthrough", strict=-1
+        )
+        .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
+        .compile(cmd=find_ffmpeg())
+    )
+    # Errors go to a file: a damaged clip can fill a pipe that nobody reads yet.
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+            with process.stdout or contextlib.nullcontext(io.BytesIO()) as stream:
+                decoded = _read_y4m(stream)
+            failed = process.wait() != 0
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()[-_STDERR_TAIL:]
+    if failed or said or decoded is None:
+        raise RowError(
+            ErrorCode.BAD_CLIP, f"the clip does not decode cleanly: {said or 'no frames'}"
+        )
+    return decoded
+
+
+_Y4M_HEADER = re.compile(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+) ")
+
+
+def _read_y4m(stream: IO[bytes]) -> DecodedClip | None:
+    """Read a YUV4MPEG2 stream (mjpegtools' yuv4mpeg(5)); None if it breaks off."""
+    import numpy as np
+
+    header = _Y4M_HEADER.match(stream.readline(200))
+    if header is None:
+        return None
+    width, height, rate, scale = (int(group) for group in header.groups())
+    luma_bytes = width * height
+    frame_bytes = luma_bytes + 2 * ((width + 1) // 2) * ((height + 1) // 2)
+    digest = hashlib.sha256()
+    distinct: set[bytes] = set()
+    frames, spread = 0, 0.0
+    while stream.readline(200).startswith(b"FRAME"):
+        frame = stream.read(frame_bytes)
+        if len(frame) != frame_bytes:
+            return None
+        frames += 1
+        digest.update(frame)
+        distinct.add(hashlib.sha256(frame).digest())
+        spread = max(spread, float(np.frombuffer(frame, np.uint8, luma_bytes).std()))
+    return DecodedClip(
+        frames=frames,
+        fps=rate / scale,
+        size=FrameSize(width, height),
+        frames_digest=digest.hexdigest(),
+        distinct_frames=len(distinct),
+        luma_spread=spread,
+    )
