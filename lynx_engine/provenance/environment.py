@@ -1,0 +1,97 @@
+"""What a clip was made with: versions and platform, read without importing the libraries.
+
+The workspace key lives here too: records name a photo by a keyed digest, so that a log that
+travels cannot be searched for a face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import platform
+import secrets
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lynx_engine import __version__
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Versions of what shapes a clip; the fields are columns of the record."""
+
+    engine_version: str
+    commit: str
+    python_version: str
+    torch_version: str
+    diffusers_version: str
+    platform: str
+
+
+@cache
+def read_environment() -> Environment:
+    """Return this process's environment."""
+    return Environment(
+        engine_version=__version__,
+        commit=_commit(Path(__file__).resolve().parents[2]),
+        python_version=platform.python_version(),
+        torch_version=_version("torch"),
+        diffusers_version=_version("diffusers"),
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _commit(root: Path) -> str:
+    """Return the checked-out commit, read from git's own files: git need not be installed."""
+    git = root / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), "")
+    except OSError:
+        return ""
+
+
+def workspace_key(state_dir: Path) -> bytes:
+    """Return the workspace's secret key, made on first use, readable by its owner alone.
+
+    Raises:
+        OSError: If the state folder cannot be written.
+    """
+    path = state_dir / "workspace.key"
+    if not path.exists():
+        state_dir.mkdir(parents=True, exist_ok=True)
+        temp = path.with_name(f".workspace.key.{secrets.token_hex(8)}")
+        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, not a rename: of two processes that race here, the first one's key stays.
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(temp)
+        temp.unlink()
+    return path.read_bytes()
+
+
+def keyed_digest(digest: str, key: bytes) -> str:
+    """Return the HMAC-SHA256 (RFC 2104) of a photo's digest; "" stays ""."""
+    return hmac.new(key, digest.encode(), hashlib.sha256).hexdigest() if digest else ""

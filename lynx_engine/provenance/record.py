@@ -1,0 +1,96 @@
+"""Turns one attempt, in the types of the running program, into the flat record that is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+from lynx_engine.jobs import (
+    Failed,
+    Interrupted,
+    PlannedJob,
+    Rendered,
+    RenderResult,
+    Status,
+    WorkerFacts,
+)
+from lynx_engine.provenance.environment import keyed_digest, read_environment
+from lynx_engine.provenance.schema import ProvenanceRecord
+
+
+def make_record(
+    planned: PlannedJob,
+    result: RenderResult,
+    *,
+    run_id: str,
+    started_at: datetime,
+    finished_at: datetime,
+    face_detector: str,
+    key: bytes,
+) -> ProvenanceRecord:
+    """Describe one attempt.
+
+    Args:
+        planned: What was to run.
+        result: How it ended.
+        run_id: The run it belongs to.
+        started_at: UTC, when a device took the row.
+        finished_at: UTC, when the attempt ended.
+        face_detector: What found the landmarks.
+        key: Workspace key, for the photo's keyed digest.
+    """
+    job = planned.job
+    request = job.request()
+    request["subject_digest"] = keyed_digest(job.subject_digest, key)
+    columns: dict[str, object] = {
+        **request,
+        **asdict(read_environment()),
+        **_outcome(result),
+        "run_id": run_id,
+        "campaign": job.campaign,
+        "job_id": job.job_id,
+        "attempt": planned.attempt,
+        "started_at": started_at,
+        "finished_at": finished_at,
+        "where": job.where,
+        "subject": job.subject,
+        "prompt_name": job.prompt_name,
+        "consent": job.consent,
+        "safety": job.safety,
+        "memory": job.memory,
+        "face_detector": face_detector if job.photo is not None else "",
+        "total_s": (finished_at - started_at).total_seconds(),
+    }
+    return ProvenanceRecord(**columns)  # pyright: ignore[reportArgumentType]  # checked by the parquet schema
+
+
+def _outcome(result: RenderResult) -> dict[str, object]:
+    match result:
+        case Rendered(clip, facts, worker):
+            return {
+                "status": Status.RENDERED.value,
+                "clip": clip,
+                "clip_bytes": facts.bytes,
+                "clip_digest": facts.digest,
+                "frames_digest": facts.frames_digest,
+                "clip_frames": facts.frames,
+                "clip_fps": facts.fps,
+                **_work(worker),
+            }
+        case Failed(code, message):
+            return {"status": Status.FAILED.value, "code": code.value, "message": message}
+        case Interrupted():
+            return {"status": Status.INTERRUPTED.value}
+
+
+def _work(worker: WorkerFacts) -> dict[str, object]:
+    return {
+        "device": worker.device,
+        "device_name": worker.device_name,
+        "attention_backend": worker.attention_backend,
+        "memory_tier": worker.memory_tier,
+        "peak_memory_bytes": worker.peak_memory_bytes,
+        "weights": json.dumps(dict(worker.weights), sort_keys=True),
+        **{f"{stage}_s": seconds for stage, seconds in worker.stages_s.items()},
+    }

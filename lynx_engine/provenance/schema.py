@@ -1,0 +1,188 @@
+"""One flat record for every attempt: what was asked, what happened, what came out, on what.
+
+The stored record and the in-memory result are two types: `RenderResult` may change with the code,
+a `ProvenanceRecord` only with `SCHEMA_VERSION`. It never holds an embedding, image bytes, the
+environment or a raw digest of a photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, get_type_hints
+
+from lynx_engine.jobs import REQUEST_FIELDS, PastResult, RowKey, Status
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenanceRecord:
+    """One attempt at one row.
+
+    Attributes:
+        schema_version: Version of this list of columns.
+        run_id: One id for each run of the command.
+        campaign: Campaign name.
+        job_id: sha256 of the request; the same on every machine.
+        attempt: 1 for the first attempt at this request.
+        status: rendered, low_identity, withheld, failed or interrupted.
+        code: Error code of a failed attempt, else "".
+        message: The failure in words, else "".
+        started_at: UTC, when a device took the row.
+        finished_at: UTC, when the attempt ended.
+        where: Manifest file and line.
+        subject: Subject name, "none" without identity.
+        prompt_name: The author's name for the prompt.
+        consent: Recorded right to the face: its basis, "synthetic", or "" without a subject.
+        safety: `on` or `acknowledged-off`.
+        subject_digest: Keyed digest (HMAC-SHA256, workspace key) of the photo; "" without one.
+        face: Which face of the photo.
+        prompt: The text, exactly.
+        negative_prompt: The text guidance steers away from, exactly.
+        variant: Registry name.
+        weights_fingerprint: Digest that stands for all weight files.
+        seed: Seed of the noise.
+        frames: Frames asked for.
+        fps: Frames a second asked for.
+        size: Width x height asked for, in pixels.
+        steps: Sampling steps.
+        guidance_text: Text guidance.
+        guidance_identity: Identity guidance.
+        scale_identity: Identity adapter scale.
+        scale_reference: Reference adapter scale.
+        precision: Floating-point type of the large models.
+        numerics: normal or strict.
+        speed: exact, or the lossy shortcut.
+        loras: `sha256@scale`, comma-separated, in order.
+        label: Burnt-in label profile.
+        codec: Video codec.
+        crf: Constant rate factor.
+        clip: File name of the published clip, else "".
+        clip_bytes: Its size in bytes.
+        clip_digest: sha256 of the file.
+        frames_digest: sha256 of its decoded planes, equal after a remux.
+        clip_frames: Frames counted by decoding.
+        clip_fps: Frames a second the file declares.
+        device: cpu, cuda:0, ...
+        device_name: The device's own name.
+        attention_backend: Kernel family that computed attention.
+        memory: Memory tier asked for.
+        memory_tier: Memory tier in force.
+        face_detector: Detector that found the landmarks, "" without a subject.
+        load_s: Seconds loading the model for this attempt, 0 when warm.
+        text_s: Seconds encoding text, 0 when cached.
+        identity_s: Seconds making the identity embedding and tokens.
+        reference_s: Seconds for reference features, 0 when cached.
+        denoise_s: Seconds sampling.
+        decode_s: Seconds decoding latents.
+        encode_s: Seconds encoding the clip.
+        check_s: Seconds decoding and checking the clip.
+        total_s: Seconds from start to finish, waiting included.
+        peak_memory_bytes: Largest device memory (on CPU: process memory) during the attempt.
+        engine_version: Version of lynx_engine.
+        commit: Commit of the code, "" when not in a checkout.
+        python_version: Python.
+        torch_version: torch.
+        diffusers_version: diffusers.
+        platform: Operating system and processor family.
+        weights: JSON object, weight file -> sha256, for files whose digest is known.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    campaign: str
+    job_id: str
+    attempt: int
+    status: str
+    code: str = ""
+    message: str = ""
+    started_at: datetime
+    finished_at: datetime
+    where: str
+    subject: str
+    prompt_name: str
+    consent: str
+    safety: str
+    subject_digest: str
+    face: str
+    prompt: str
+    negative_prompt: str
+    variant: str
+    weights_fingerprint: str
+    seed: int
+    frames: int
+    fps: int
+    size: str
+    steps: int
+    guidance_text: float
+    guidance_identity: float
+    scale_identity: float
+    scale_reference: float
+    precision: str
+    numerics: str
+    speed: str
+    loras: str
+    label: str
+    codec: str
+    crf: int
+    clip: str = ""
+    clip_bytes: int = 0
+    clip_digest: str = ""
+    frames_digest: str = ""
+    clip_frames: int = 0
+    clip_fps: float = 0.0
+    device: str = ""
+    device_name: str = ""
+    attention_backend: str = ""
+    memory: str
+    memory_tier: str = ""
+    face_detector: str = ""
+    load_s: float = 0.0
+    text_s: float = 0.0
+    identity_s: float = 0.0
+    reference_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    check_s: float = 0.0
+    total_s: float = 0.0
+    peak_memory_bytes: int = 0
+    engine_version: str
+    commit: str
+    python_version: str
+    torch_version: str
+    diffusers_version: str
+    platform: str
+    weights: str = "{}"
+
+    def to_past_result(self) -> PastResult:
+        """Return the part of the record that planning compares with."""
+        return PastResult(
+            job_id=self.job_id,
+            row_key=RowKey(self.subject, self.prompt_name, self.seed, self.variant),
+            status=Status(self.status),
+            code=self.code,
+            message=self.message,
+            clip=self.clip,
+            request={name: getattr(self, name) for name in REQUEST_FIELDS},
+            finished_at=self.finished_at.isoformat(),
+        )
+
+
+def record_columns() -> Mapping[str, pl.DataType]:
+    """Return column name -> polars type, in order. Times are UTC to the microsecond."""
+    import polars as pl
+
+    kinds: dict[type, pl.DataType] = {
+        int: pl.Int64(),
+        float: pl.Float64(),
+        str: pl.String(),
+        datetime: pl.Datetime("us", "UTC"),
+    }
+    hints = get_type_hints(ProvenanceRecord)
+    return {f.name: kinds[hints[f.name]] for f in fields(ProvenanceRecord)}
