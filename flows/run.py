@@ -1,0 +1,183 @@
+"""Runs a plan: as a Prefect flow on device processes, or in a plain loop in this process.
+
+This is where the public `lynx_engine.render` lives. It starts what a run needs, hands the plan to
+the flow, and turns signals into a campaign that can be resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from flows.server import prefect_server
+from lynx_engine.campaign import Campaign, CampaignSummary, Observer, open_campaign
+from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan, RenderResult
+from lynx_engine.manifest.read import read_manifest
+from lynx_engine.planning import plan_renders
+from lynx_engine.pool import InProcessPool, Pool, find_devices, open_pool
+from lynx_engine.settings import Settings, load_settings
+from lynx_engine.survey import Preflight, find_subject_faces, gather_facts
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 20.0
+"""Seconds that rows in flight get after the first Ctrl-C or SIGTERM."""
+
+
+class Silence:
+    """An observer that says nothing."""
+
+    def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
+        """Ignore progress."""
+
+    def finished(self, planned: PlannedJob, result: RenderResult) -> None:
+        """Ignore the end of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A plan with all that running it takes.
+
+    Attributes:
+        plan: What to render.
+        faces: Where each subject's face is.
+        settings: Folders and behaviour.
+        devices: One worker each.
+        observer: Who watches.
+    """
+
+    plan: RenderPlan
+    faces: Preflight
+    settings: Settings
+    devices: tuple[str, ...]
+    observer: Observer
+
+
+handed_over: ContextVar[Campaign | None] = ContextVar("handed_over", default=None)
+"""The campaign that the command line opened; a flow that a schedule starts opens its own."""
+
+
+def render(
+    plan: RenderPlan,
+    *,
+    settings: Settings | None = None,
+    devices: str = "auto",
+    skip_bad_rows: bool = False,
+    in_process: bool = False,
+    observer: Observer | None = None,
+) -> CampaignSummary:
+    """Render what a plan says, and return how it ended.
+
+    Args:
+        plan: From `plan_renders`.
+        settings: Folders and behaviour; those of the current workspace by default.
+        devices: `auto`, or a list such as `cuda:0,cuda:1` or `cpu:2`.
+        skip_bad_rows: Fail rows whose photo has no usable face instead of refusing the plan.
+        in_process: Render in this process, without Prefect and Dask, for debugging.
+        observer: Told of progress.
+
+    Raises:
+        RefusedError: If a photo that is needed has no usable face; every one is named.
+        LockedError: If another process renders this campaign.
+        PausedError: If the local Prefect server does not start.
+    """
+    run = Run(
+        plan=plan,
+        faces=find_subject_faces(plan, skip_bad_rows=skip_bad_rows),
+        settings=settings or load_settings(),
+        devices=find_devices(devices),
+        observer=observer or Silence(),
+    )
+    if in_process:
+        return render_in_process(run)
+    with prefect_server(run.settings) as server, open_run(run) as campaign:
+        # Not before: prefect reads its settings from the environment when it is imported.
+        from flows.render_campaign import render_campaign
+
+        if server is not None:
+            server.wait_until_ready()
+        token = handed_over.set(campaign)
+        try:
+            render_campaign(plan.campaign, return_state=True)
+        finally:
+            handed_over.reset(token)
+        return campaign.summary()
+
+
+def render_in_process(run: Run) -> CampaignSummary:
+    """Render row after row on the first device, in this process.
+
+    Raises:
+        LockedError: If another process renders this campaign.
+    """
+    pool = InProcessPool(run.settings, run.devices[0])
+    with _open(run, pool) as campaign, stops_on_signals(campaign):
+        for planned in run.plan.to_run:
+            campaign.render_row(planned)
+        return campaign.summary()
+
+
+def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
+    """Read and plan a manifest and find its faces, as a schedule's flow needs it.
+
+    Raises:
+        RefusedError: With every problem found.
+    """
+    settings = load_settings(manifest.parent)
+    read = read_manifest(manifest)
+    plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
+    faces = find_subject_faces(plan, skip_bad_rows=skip_bad_rows)
+    return Run(plan, faces, settings, find_devices(devices), Silence())
+
+
+@contextmanager
+def open_run(run: Run) -> Generator[Campaign]:
+    """Start the devices, lock the campaign, and give it; everything is ended on the way out.
+
+    Raises:
+        LockedError: If another process renders this campaign.
+    """
+    with open_pool(run.settings, run.devices) as pool, _open(run, pool) as campaign:
+        yield campaign
+
+
+def _open(run: Run, pool: Pool) -> AbstractContextManager[Campaign]:
+    return open_campaign(
+        run.plan, pool, settings=run.settings, faces=run.faces, observer=run.observer
+    )
+
+
+@contextmanager
+def stops_on_signals(campaign: Campaign) -> Generator[None]:
+    """Turn the first Ctrl-C or SIGTERM into a drain of `DRAIN_S`, the second into an end at once.
+
+    Either way the rows in flight are recorded as interrupted and the campaign can be resumed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only; whoever runs there decides
+        return
+    timer = threading.Timer(DRAIN_S, campaign.abandon)
+    timer.daemon = True
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if campaign.stopped_by:
+            campaign.abandon()
+            return
+        logger.warning("stopping; rows in flight get %.0f s, again to stop at once", DRAIN_S)
+        campaign.stop(number)
+        timer.start()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,129 @@
+"""One local Prefect server for one run, started on a free port and gone when the run ends.
+
+A server the user already runs (PREFECT_API_URL) is used instead. The local one lives in its own
+session, so that Ctrl-C in the terminal does not take it away under the flow, and it reads a pipe
+from its parent: when the parent dies, however it dies, the pipe closes and the server exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lynx_engine.errors import PausedError
+from lynx_engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_STOP_S = 5.0
+
+# Telemetry needs both switches (measured on 3.8.8). The services left out serve schedules,
+# which a one-run server has none of.
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A failed row is told once, by the campaign; Prefect would tell it twice more.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Generator[LocalServer | None]:
+    """Give the run a Prefect API; None when the user's own server is used.
+
+    Must be entered before prefect is imported: it reads its settings from the environment once.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("PREFECT_API_URL"):
+        yield None
+        return
+    home = settings.state_dir / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(home.resolve()))
+    server = LocalServer(home, start_s=settings.server_start_s)
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.stop()
+
+
+class LocalServer:
+    """A running `prefect.server` process.
+
+    Attributes:
+        url: Address of its API.
+    """
+
+    def __init__(self, home: Path, *, start_s: float) -> None:
+        """Start the server without waiting for it; its words go to `home`/server.log."""
+        self._start_s = start_s
+        self._log = home / "server.log"
+        # The socket is bound here and inherited, so that no other program can take the port.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "flows.server_process", str(listener.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[listener.fileno()],
+                    start_new_session=True,
+                    env={**os.environ, "PREFECT_API_URL": ""},
+                )
+
+    def wait_until_ready(self) -> None:
+        """Return once the API answers.
+
+        Raises:
+            PausedError: If it exits, or does not answer within the time of the settings.
+        """
+        deadline = time.monotonic() + self._start_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise PausedError(
+                    f"the local Prefect server exited with {self._process.returncode}; "
+                    f"{self._log} says why. `--in-process` renders without Prefect."
+                )
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=1.0):
+                    return
+            except (urllib.error.URLError, TimeoutError, ConnectionError):
+                time.sleep(_POLL_S)
+        raise PausedError(
+            f"the local Prefect server did not answer within {self._start_s:.0f} s (a busy "
+            "machine?). Raise LYNX_SERVER_START_S, or render with `--in-process`."
+        )
+
+    def stop(self) -> None:
+        """End the server; its database stays."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("the local Prefect server did not stop by itself; killing it")
+            self._process.kill()
+            self._process.wait()

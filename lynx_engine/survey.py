@@ -1,0 +1,144 @@
+"""Looks at the world for planning: photos, weights, the log, the clips that are there, faces.
+
+Everything `plan_renders` decides on is gathered here, so that deciding itself stays pure. It
+loads no torch: faces are found with OpenCV, weights are told apart by sampling their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from lynx_engine.errors import Problem, RefusedError, RowError
+from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
+from lynx_engine.media.images import inspect_photo, read_photo
+from lynx_engine.models.fingerprint import weights_fingerprint
+from lynx_engine.planning import PhotoFacts, PlanFacts
+from lynx_engine.provenance.environment import keyed_digest, workspace_key
+from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
+from lynx_engine.provenance.store import History, read_history
+from lynx_engine.settings import Settings, load_settings
+from lynx_engine.variants import REGISTRY, get_variant
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lynx_engine.manifest.values import Manifest
+
+CLIPS_FOLDER = "clips"
+
+FaceKey = tuple[str, str]
+"""Photo digest and face choice: one face of one photo."""
+
+
+def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFacts:
+    """Look at everything a plan for `manifest` depends on.
+
+    Photos and weights that cannot be used become problems of the rows that need them.
+
+    Raises:
+        DamagedError: If the campaign's log is damaged.
+        RefusedError: If the settings are wrong.
+    """
+    settings = settings or load_settings()
+    photos: dict[str, PhotoFacts] = {}
+    photo_problems: dict[str, tuple[Problem, ...]] = {}
+    for subject in manifest.subjects.values():
+        try:
+            header = inspect_photo(subject.images[0])
+        except RowError as error:
+            photo_problems[subject.name] = (Problem(subject.where, str(error)),)
+        else:
+            photos[subject.name] = PhotoFacts(header.digest, header.width_px, header.height_px)
+    weights: dict[str, str] = {}
+    weights_problems: dict[str, tuple[Problem, ...]] = {}
+    for name in REGISTRY:
+        try:
+            weights[name] = weights_fingerprint(get_variant(name), settings.models_dir)
+        except RowError as error:
+            weights_problems[name] = (Problem(name, str(error)),)
+    folder = settings.campaign_dir(manifest.campaign)
+    history = read_history(folder / LOG_FOLDER)
+    if history.by_job:
+        history = _with_plain_digests(history, photos, workspace_key(settings.state_dir))
+    return PlanFacts(
+        photos=photos,
+        photo_problems=photo_problems,
+        weights=weights,
+        weights_problems=weights_problems,
+        loras={},
+        latest=history.latest,
+        by_job=history.by_job,
+        attempts=history.attempts,
+        clips=frozenset(p.name for p in (folder / CLIPS_FOLDER).glob("*.mp4")),
+        today=datetime.now(UTC).date(),
+    )
+
+
+def _with_plain_digests(history: History, photos: Mapping[str, PhotoFacts], key: bytes) -> History:
+    """Name a past photo by its plain digest where it is one of today's `photos`.
+
+    The log keeps keyed digests only. A photo that is not here any more keeps its keyed one, which
+    equals no plain digest: the photo has changed.
+    """
+    plain = {keyed_digest(photo.digest, key): photo.digest for photo in photos.values()}
+
+    def renamed(past: PastResult) -> PastResult:
+        kept = str(past.request["subject_digest"])
+        return replace(past, request={**past.request, "subject_digest": plain.get(kept, kept)})
+
+    return History(
+        latest={name: renamed(past) for name, past in history.latest.items()},
+        by_job={job_id: renamed(past) for job_id, past in history.by_job.items()},
+        attempts=history.attempts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the photos of a plan hold.
+
+    Attributes:
+        landmarks: Face -> float32 [5, 2], (x, y) in pixels of the photo.
+        detector: Name and version of what found them, "" when no photo was needed.
+        problems: Job id -> why its photo has no usable face.
+    """
+
+    landmarks: Mapping[FaceKey, npt.NDArray[np.float32]]
+    detector: str
+    problems: Mapping[str, Problem]
+
+
+def face_key(job: RenderJob) -> FaceKey:
+    """Return which face of which photo a job shows."""
+    return (job.subject_digest, job.face)
+
+
+def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Preflight:
+    """Find the face in every photo that the plan needs, before any model loads.
+
+    Raises:
+        RefusedError: With every photo that has no usable face, unless bad rows are skipped.
+    """
+    from lynx_engine.identity.detect import choose_face, detector_in_use, find_faces
+
+    landmarks: dict[FaceKey, npt.NDArray[np.float32]] = {}
+    faults: dict[FaceKey, str] = {}
+    problems: dict[str, Problem] = {}
+    for job in (planned.job for planned in plan.to_run):
+        if job.photo is None:
+            continue
+        key = face_key(job)
+        if key not in landmarks and key not in faults:
+            try:
+                landmarks[key] = choose_face(find_faces(read_photo(job.photo)), job.face).landmarks
+            except RowError as error:
+                faults[key] = f"{job.photo}: {error}"
+        if key in faults:
+            problems[job.job_id] = Problem(job.where, f"subject '{job.subject}': {faults[key]}")
+    if problems and not skip_bad_rows:
+        raise RefusedError(sorted(set(problems.values())))
+    return Preflight(landmarks, detector_in_use().name if landmarks else "", problems)
