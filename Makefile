@@ -1,0 +1,48 @@
+# `make demo` renders the quick-start campaign; `make test` runs every check. Each sets itself up.
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# One pip command with the constraints: anything that pulls another torch breaks diffusers.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports unit schema clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed  ## Render the quick-start campaign (CPU, no downloads)
+	$(BIN)/lynx-engine render manifests/quickstart.yaml
+
+test: lint types imports unit  ## Run lint, types, import contracts and all tests
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/pyright
+
+imports: $(VENV)/.installed-test
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed-test
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
+	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json
+
+clean:  ## Remove the environment and caches; outputs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
+	touch $@ $(VENV)/.installed

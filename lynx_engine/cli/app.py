@@ -1,0 +1,76 @@
+"""`lynx-engine`: gathers the commands, and turns every way a command can end into an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from lynx_engine import __version__
+from lynx_engine.cli import check, init, log, plan, render, retry, show, status, variants
+from lynx_engine.errors import ExitCode, LynxError
+
+app = typer.Typer(
+    name="lynx-engine",
+    help="Render a manifest of subjects, prompts, seeds and variants into clips with provenance.",
+    epilog="First steps: lynx-engine init studio && cd studio && "
+    "lynx-engine render manifests/quickstart.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+for module in (init, check, plan, render, retry, status, show, log, variants):
+    app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from lynx_engine.cli.console import say
+
+        say(f"lynx-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """Render a manifest of subjects, prompts, seeds and variants into clips with provenance."""
+    del version  # handled by its callback
+
+
+def main() -> None:
+    """Run one command and exit as RELIABILITY promises: never a traceback for a user's mistake."""
+    # What libraries log is for developers; what a user should know is said by the commands.
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        app()  # ends in SystemExit: 2 for a wrong word on the command line, 130 for Ctrl-C
+    except LynxError as error:
+        from lynx_engine.cli.console import complain
+
+        complain(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a bug is told as a bug
+        _report_bug(error)
+        sys.exit(ExitCode.BUG)
+
+
+def _report_bug(error: Exception) -> None:
+    import tempfile
+    import traceback
+
+    from lynx_engine.cli.console import note
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="lynx-engine-", suffix=".traceback.txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.writelines(traceback.format_exception(error))
+    note(
+        f"A bug in lynx-engine: {type(error).__name__}: {error}\n"
+        f"Nothing that was finished is lost. Please report it with {file.name}."
+    )

@@ -1,0 +1,33 @@
+"""`lynx-engine check`: every problem of a manifest, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lynx_engine.cli.options import JsonOption, ManifestArgument, QuietOption
+
+EXAMPLE = "Example: lynx-engine check manifests/quickstart.yaml"
+
+
+def command(
+    manifest: ManifestArgument, quiet: QuietOption = False, json: JsonOption = False
+) -> None:
+    """Read a manifest and the headers of its photos; list every problem at once.
+
+    Weights are not looked at, so that a manifest can be written where they are not.
+    """
+    from lynx_engine.cli.console import say, say_json
+    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.planning import plan_renders
+    from lynx_engine.survey import gather_facts
+    from lynx_engine.variants import REGISTRY
+
+    read = read_manifest(manifest)
+    facts = gather_facts(read)
+    unchecked = dict.fromkeys(REGISTRY, "unchecked")
+    plan = plan_renders(read, replace(facts, weights=unchecked, weights_problems={}))
+    rows = len(plan.to_run) + len(plan.done) + len(plan.held)
+    if json:
+        say_json({"campaign": read.campaign, "rows": rows, "problems": []})
+    elif not quiet:
+        say(f"{manifest}: {rows} rows, no problems. `lynx-engine plan {manifest}` says what runs.")

@@ -1,0 +1,130 @@
+"""The only module that prints. Results go to stdout, everything else to stderr.
+
+Text from manifests and files is shown with its control characters spelled out, so that no prompt
+can move the cursor, colour the screen or turn the line around. Colour appears on terminals only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lynx_engine.errors import LynxError, ProblemsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+# Cc control, Cf format (bidi overrides, zero-width), Cs surrogates, Co private, Zl Zp line ends.
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Zero-width joiners hold emoji and Indic letters together; alone they move nothing.
+_HARMLESS = frozenset({"\u200d", "\ufe0f"})
+
+
+def visible(text: str, *, keep_newlines: bool = False) -> str:
+    """Return `text` with every invisible or steering character spelled as \\uXXXX."""
+    return "".join(
+        character
+        if character in _HARMLESS
+        or (keep_newlines and character == "\n")
+        or unicodedata.category(character) not in _HIDDEN_CATEGORIES
+        else f"\\u{ord(character):04x}"
+        for character in text
+    )
+
+
+def say(text: str = "") -> None:
+    """Print a result line to stdout."""
+    print(visible(text, keep_newlines=True))
+
+
+def say_json(value: object) -> None:
+    """Print one JSON document to stdout."""
+    print(json.dumps(value, ensure_ascii=True, indent=2, default=str))
+
+
+def note(text: str) -> None:
+    """Print a remark to stderr."""
+    print(visible(text, keep_newlines=True), file=sys.stderr)
+
+
+def complain(error: LynxError, *, as_json: bool = False) -> None:
+    """Tell a foreseen error: as a letter, or as JSON on stdout."""
+    if not as_json:
+        from rich.text import Text
+
+        letter = Text(visible(str(error), keep_newlines=True))
+        first = letter.plain.find("\n")
+        letter.stylize("bold red", 0, len(letter) if first < 0 else first)
+        _stderr().print(letter, soft_wrap=True)
+        return
+    listed = error.problems if isinstance(error, ProblemsError) else ()
+    problems = [{"where": problem.where, "text": problem.text} for problem in listed]
+    say_json({"error": str(error), "exit_code": int(error.exit_code), "problems": problems})
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table to stdout; piped into a file it is not cut at 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
+    _stdout().print(table)
+
+
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, one a line."""
+    width = max(len(name) for name in fields)
+    for name, value in fields.items():
+        say(f"{name:<{width}}  {visible(str(value))}")
+
+
+@contextmanager
+def progress_bars() -> Generator[Progress]:
+    """Give live progress bars on stderr, for a terminal."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=_stderr(),
+        transient=True,
+    ) as progress:
+        yield progress
+
+
+def stderr_is_terminal() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr.isatty()
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width: 80 columns would fold what grep and less should see whole.
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False)

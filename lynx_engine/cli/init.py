@@ -1,0 +1,54 @@
+"""`lynx-engine init`: a workspace with a campaign that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lynx_engine.cli.options import JsonOption
+
+EXAMPLE = "Example: lynx-engine init studio"
+
+_SETTINGS = """# Settings of this workspace; each can be set by LYNX_... in the environment too.
+# models = "models"        # weights of the big variants, in the public layout
+# outputs = "outputs"      # clips and their log
+"""
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Where to make the workspace.")] = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Make a workspace: settings, example manifests, a photo. Nothing is overwritten."""
+    import shutil
+
+    from lynx_engine.cli.console import say, say_json
+    from lynx_engine.errors import Problem, RefusedError
+    from lynx_engine.settings import WORKSPACE_FILE
+
+    targets = (folder / WORKSPACE_FILE, folder / "manifests")
+    there = [
+        Problem(str(path), "is already there; nothing was changed")
+        for path in targets
+        if path.exists()
+    ]
+    if there:
+        raise RefusedError(there, outcome="nothing was made")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(_examples(), folder / "manifests", copy_function=shutil.copyfile)
+    (folder / WORKSPACE_FILE).write_text(_SETTINGS, encoding="utf-8")
+    go = "" if folder == Path() else f"cd {folder} && "
+    command_line = f"{go}lynx-engine render manifests/quickstart.yaml"
+    if json:
+        say_json({"workspace": str(folder.resolve()), "next": command_line})
+    else:
+        say(f"Made {folder / 'manifests'} and {folder / WORKSPACE_FILE}. Next: {command_line}")
+
+
+def _examples() -> Path:
+    """Return the example manifests: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    packed = package / "scaffold"
+    return packed if packed.is_dir() else package.parent / "manifests"

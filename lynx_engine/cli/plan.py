@@ -1,0 +1,77 @@
+"""`lynx-engine plan`: what would run and why; nothing is rendered."""
+
+from __future__ import annotations
+
+from lynx_engine.cli.options import (
+    JsonOption,
+    LimitOption,
+    ManifestArgument,
+    OnlyOption,
+    SkipOption,
+    parse_only,
+)
+
+EXAMPLE = "Example: lynx-engine plan manifests/quickstart.yaml --only subject=astronaut"
+
+
+def command(
+    manifest: ManifestArgument,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Say for every row whether it would run, is done, or waits for you, and why."""
+    from lynx_engine.cli.console import note, say, say_json, show_table
+    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.planning import plan_renders
+    from lynx_engine.survey import gather_facts
+
+    read = read_manifest(manifest, lenient=skip_bad_rows)
+    plan = plan_renders(
+        read,
+        gather_facts(read),
+        skip_bad_rows=skip_bad_rows,
+        only=parse_only(only),
+        limit=limit,
+    )
+    if json:
+        say_json(
+            {
+                "campaign": plan.campaign,
+                "to_run": [
+                    {
+                        "job_id": p.job.job_id,
+                        "clip": p.job.clip_name,
+                        "where": p.job.where,
+                        "reason": p.reason,
+                        "why": p.why,
+                        "attempt": p.attempt,
+                        "request": p.job.request(),
+                    }
+                    for p in plan.to_run
+                ],
+                "done": [{"job_id": job.job_id, "clip": job.clip_name} for job in plan.done],
+                "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
+                "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
+            }
+        )
+        return
+    waiting = [
+        *((p.job, "run", p.why) for p in plan.to_run),
+        *((held.job, "held", held.why) for held in plan.held),
+    ]
+    if waiting:
+        columns = ("", "subject", "prompt", "seed", "variant", "frames", "size", "why")
+        rows = (
+            (word, j.subject, j.prompt_name, j.seed, j.variant, j.frames, j.size, why)
+            for j, word, why in waiting
+        )
+        show_table(plan.campaign, columns, rows)
+    say(
+        f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done"
+        + (f", {len(plan.held)} held" if plan.held else "")
+        + (f", {len(plan.problems)} problems" if plan.problems else "")
+    )
+    for problem in plan.problems:
+        note(str(problem))

@@ -1,0 +1,116 @@
+"""What a person sees while rows render: bars on a terminal, one line a row elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lynx_engine.cli.console import note, progress_bars, stderr_is_terminal, visible
+from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderJob, RenderResult
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# A row's bar counts to 100; sampling is nearly all of a long row's time.
+_ROW = 100.0
+_STARTS_AT = {"load": 0, "text": 5, "reference": 8, "denoise": 10, "decode": 90, "encode": 96}
+_ENDS_AT = {"denoise": 90.0}
+
+
+class RowLines:
+    """One line on stderr for each row that ends."""
+
+    def __init__(self, rows: int) -> None:
+        """Count up to `rows`."""
+        self._rows = rows
+        self._ended = 0
+        self._lock = threading.Lock()
+        self._started: dict[str, float] = {}
+
+    def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
+        """Remember when the row began."""
+        del name, done, total
+        self._started.setdefault(job.job_id, time.monotonic())
+
+    def finished(self, planned: PlannedJob, result: RenderResult) -> None:
+        """Print the row's end."""
+        with self._lock:
+            self._ended += 1
+            note(f"[{self._ended}/{self._rows}] {self._told(planned, result)}")
+
+    def _told(self, planned: PlannedJob, result: RenderResult) -> str:
+        took_s = time.monotonic() - self._started.get(planned.job.job_id, time.monotonic())
+        match result:
+            case Rendered(clip):
+                return f"rendered {clip} ({took_s:.1f} s)"
+            case Failed(code, message):
+                return f"failed {planned.job.clip_name}: {code}: {message}"
+            case _:
+                return f"interrupted {planned.job.clip_name}"
+
+
+class RowBars:
+    """A bar for the campaign with its ETA, and one for each row in flight with its stage."""
+
+    def __init__(self, progress: Progress, rows: int) -> None:
+        """Draw on `progress`."""
+        self._progress = progress
+        self._rows = rows
+        self._ended = self._failed = 0
+        self._bars: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+        self._all = progress.add_task("starting", total=rows * _ROW, told=f"0/{rows} rows")
+
+    def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
+        """Move the row's bar."""
+        begin = float(_STARTS_AT.get(name, 98))
+        at = begin + (_ENDS_AT.get(name, begin) - begin) * done / max(total, 1)
+        told = f"{name} {done}/{total}" if total > 1 else name
+        with self._lock:
+            if job.job_id not in self._bars:
+                label = visible(f"{job.subject} {job.prompt_name} s{job.seed} {job.variant}")
+                self._bars[job.job_id] = self._progress.add_task(label, total=_ROW, told=told)
+            self._progress.update(self._bars[job.job_id], completed=at, told=told)
+            self._tell_all()
+
+    def finished(self, planned: PlannedJob, result: RenderResult) -> None:
+        """Take the row's bar away and count it."""
+        with self._lock:
+            self._ended += 1
+            bar = self._bars.pop(planned.job.job_id, None)
+            if bar is not None:
+                self._progress.remove_task(bar)
+            if isinstance(result, Failed):
+                self._failed += 1
+                self._progress.console.print(
+                    visible(f"failed {planned.job.clip_name}: {result.code}: {result.message}"),
+                    style="red",
+                    markup=False,
+                )
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        under_way = sum(
+            task.completed for task in self._progress.tasks if task.id in self._bars.values()
+        )
+        told = f"{self._ended}/{self._rows} rows" + (
+            f", {self._failed} failed" if self._failed else ""
+        )
+        self._progress.update(
+            self._all, description="campaign", completed=self._ended * _ROW + under_way, told=told
+        )
+
+
+@contextmanager
+def watching(rows: int, *, quiet: bool) -> Generator[RowBars | RowLines | None]:
+    """Give the observer that suits the terminal; None when nothing should be said."""
+    if quiet:
+        yield None
+    elif stderr_is_terminal():
+        with progress_bars() as progress:
+            yield RowBars(progress, rows)
+    else:
+        yield RowLines(rows)

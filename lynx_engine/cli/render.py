@@ -1,0 +1,189 @@
+"""`lynx-engine render`: renders what is new, changed, missing, interrupted or failed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lynx_engine.cli.options import (
+    DevicesOption,
+    InProcessOption,
+    JsonOption,
+    LimitOption,
+    ManifestArgument,
+    OnlyOption,
+    QuietOption,
+    SkipOption,
+    parse_only,
+)
+
+if TYPE_CHECKING:
+    from lynx_engine.campaign import CampaignSummary
+    from lynx_engine.history import RetryFilter
+    from lynx_engine.jobs import RenderPlan
+    from lynx_engine.settings import Settings
+
+EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
+
+
+def command(
+    manifest: ManifestArgument,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+    devices: DevicesOption = "auto",
+    in_process: InProcessOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Render a manifest. Run it again and only what is missing is rendered."""
+    render_manifest(
+        manifest,
+        only=parse_only(only),
+        limit=limit,
+        retry=None,
+        skip_bad_rows=skip_bad_rows,
+        devices=devices,
+        in_process=in_process,
+        quiet=quiet,
+        as_json=json,
+    )
+
+
+def render_manifest(
+    manifest: Path,
+    *,
+    only: list[tuple[str, str]],
+    limit: int | None,
+    retry: RetryFilter | None,
+    skip_bad_rows: bool,
+    devices: str,
+    in_process: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Read, plan, render and tell; shared by `render` and `retry`.
+
+    Raises:
+        LynxError: As reading, planning and rendering do.
+        typer.Exit: With the run's exit code, unless it is 0.
+    """
+    from lynx_engine.campaign import idle_summary
+    from lynx_engine.cli.console import note, say, say_json
+    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.planning import plan_renders
+    from lynx_engine.settings import load_settings
+    from lynx_engine.survey import gather_facts
+
+    settings = load_settings()
+    read = read_manifest(manifest, lenient=skip_bad_rows)
+    plan = plan_renders(
+        read,
+        gather_facts(read, settings),
+        skip_bad_rows=skip_bad_rows,
+        only=only,
+        limit=limit,
+        retry=retry,
+    )
+    for problem in plan.problems:
+        note(str(problem))
+    for held in plan.held:
+        note(f"{held.job.where}: held: {held.why}")
+    if plan.to_run:
+        summary = _run(
+            plan,
+            settings,
+            skip_bad_rows=skip_bad_rows,
+            devices=devices,
+            in_process=in_process,
+            quiet=quiet or as_json,
+        )
+    else:
+        summary = idle_summary(plan, settings)
+    if as_json:
+        say_json(_as_json(summary))
+    elif not quiet:
+        say(_told(summary, manifest, retrying=retry is not None))
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+
+
+def _run(
+    plan: RenderPlan,
+    settings: Settings,
+    *,
+    skip_bad_rows: bool,
+    devices: str,
+    in_process: bool,
+    quiet: bool,
+) -> CampaignSummary:
+    from flows.run import render
+    from lynx_engine.cli.progress import watching
+
+    folder = settings.campaign_dir(plan.campaign)
+    with log_file(folder), watching(len(plan.to_run), quiet=quiet) as observer:
+        return render(
+            plan,
+            settings=settings,
+            devices=devices,
+            skip_bad_rows=skip_bad_rows,
+            in_process=in_process,
+            observer=observer,
+        )
+
+
+@contextmanager
+def log_file(folder: Path) -> Generator[None]:
+    """Append what the library logs to `folder`/campaign.log, in UTC."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "campaign.log", encoding="utf-8")
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    loggers = [logging.getLogger(name) for name in ("lynx_engine", "flows")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # prefect puts a handler for the terminal on the root
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
+    lines: list[str] = []
+    if summary.rendered or summary.failures or summary.interrupted:
+        parts = [f"{summary.rendered} rendered"]
+        parts += [f"{summary.failed} failed"] if summary.failed else []
+        parts += [f"{summary.interrupted} left"] if summary.interrupted else []
+        parts += [f"{summary.done_before} done before"] if summary.done_before else []
+        lines.append(f"{summary.campaign}: {', '.join(parts)}. Clips: {summary.clips}")
+    elif retrying:
+        lines.append(f"{summary.campaign}: nothing to retry.")
+    else:
+        lines.append(
+            f"{summary.campaign}: nothing to do; {summary.done_before} clips are done. "
+            f"Clips: {summary.clips}"
+        )
+    lines += [f"  failed {clip}: {why}" for clip, why in summary.failures.items()]
+    if summary.paused:
+        lines.append(f"Paused: {summary.paused}. Make room, then run the same command again.")
+    elif summary.stopped_by:
+        lines.append("Stopped. Run the same command again to go on.")
+    elif summary.failures:
+        lines.append(f"`lynx-engine retry {manifest}` tries the failed rows again.")
+    return "\n".join(lines)
+
+
+def _as_json(summary: CampaignSummary) -> dict[str, object]:
+    return {**asdict(summary), "clips": str(summary.clips), "exit_code": int(summary.exit_code)}
