@@ -1,0 +1,47 @@
+"""The sampling loop, from noise to latents. What predicts the velocity is the caller's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from lynx_engine.diffusion.guidance import Guidance
+
+Branch = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(latents [B, C, T, h, w], timestep [B]) -> velocity, float32, of the latents' shape."""
+
+
+def sample(
+    noise: torch.Tensor,
+    branches: Sequence[Branch],
+    *,
+    schedule: UniPCMultistepScheduler,
+    guidance: Guidance,
+    on_step: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Follow the guided velocity from `noise` to latents.
+
+    Args:
+        noise: float32, [B, C, T, h, w], on the device that computes.
+        branches: The predictions of one step, in the order `guidance` expects.
+        schedule: A fresh scheduler; it remembers the steps behind it, so it serves one clip.
+        guidance: Combines the branches.
+        on_step: Called with (steps done, steps). It hears when the step is queued; on an
+            accelerator the work may still run, for the loop never waits.
+
+    Returns:
+        Latents, float32, of the shape of `noise`.
+    """
+    latents = noise
+    steps = len(schedule.timesteps)
+    # The scheduler keeps its CPU copy; the branches get theirs on the device, moved once.
+    timesteps = schedule.timesteps.to(noise.device)
+    for index, timestep in enumerate(schedule.timesteps):
+        at = timesteps[index].expand(noise.shape[0])
+        velocity = guidance.combine([branch(latents, at) for branch in branches])
+        latents = schedule.step(velocity, timestep, latents, return_dict=False)[0]
+        if on_step is not None:
+            on_step(index + 1, steps)
+    return latents

@@ -1,0 +1,253 @@
+"""Reads weight files strictly: whatever does not fit is an error that names the file and the cure.
+
+It knows names, shapes and digests, not what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lynx_engine.digest import digest_file
+from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.models.fingerprint import (
+    LOCK_NAME,
+    locked_digests,
+    required_files,
+    shard_names,
+)
+
+if TYPE_CHECKING:
+    from lynx_engine.variants.spec import VariantSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+_NAMES_SHOWN = 6
+
+
+def ensure_weights(spec: VariantSpec, *, models_dir: Path, cache_dir: Path) -> Path:
+    """Return the folder that holds the variant's weights, making them first if they are made here.
+
+    Args:
+        spec: The variant.
+        models_dir: Where downloaded weights lie.
+        cache_dir: Where made weights lie, one folder a recipe.
+
+    Raises:
+        RowError: WEIGHTS, if downloaded files are missing or the recipe made other numbers.
+    """
+    if not spec.builder:
+        required_files(spec, models_dir)
+        return models_dir
+    folder = cache_dir / spec.recipe
+    try:
+        if not folder.is_dir():
+            module, _, function = spec.builder.partition(":")
+            getattr(import_module(module), function)(folder)
+    except OSError as error:
+        raise RowError(
+            ErrorCode.WEIGHTS,
+            f"{folder}: cannot be written ({error.strerror}). LYNX_CACHE names another folder.",
+        ) from error
+    _check_made(folder)
+    return folder
+
+
+def _check_made(folder: Path) -> None:
+    """Refuse made weights that differ from what was made: safetensors sees no flipped bit."""
+    locked = locked_digests(folder)
+    if not locked:
+        raise weights_error(folder / LOCK_NAME, "is missing or empty")
+    for name, digest in locked.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            raise weights_error(folder / name, f"is missing or differs from {LOCK_NAME}")
+
+
+def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Read every tensor of a `.safetensors` or `.pth` file to the CPU.
+
+    A `.pth` file is a pickle. It is read with torch's weights-only reader, which builds tensors
+    and nothing else; and where the lock file lists it, only after its sha256 matched.
+
+    Args:
+        path: The file.
+        models_dir: The folder whose `models.lock.json` may list the file.
+        dtype: Type to hold the tensors in; each is cast as it is read, so that the file's own
+            float32 is never in memory as a whole.
+
+    Raises:
+        RowError: WEIGHTS, if the file is missing, damaged, or not the one that was locked.
+    """
+    if not path.is_file():
+        raise weights_error(path, "is missing")
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as file:
+            return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    _check_lock(path, models_dir)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise weights_error(
+            path, f"cannot be read as plain tensors ({first_line(error)})"
+        ) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
+        raise weights_error(path, "holds something other than named tensors")
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of a safetensors file, from its header alone.
+
+    Raises:
+        RowError: WEIGHTS, if the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise weights_error(path, "is missing")
+    with _open_safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def component_shapes(folder: Path, *, stem: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
+    """Return a model component's tensor shapes, over all its shards.
+
+    Args:
+        folder: Such as `transformer/` of a base model.
+        stem: `model` or `diffusion_pytorch_model`.
+
+    Returns:
+        The file a message should name (the index, or the only file) and name -> shape.
+
+    Raises:
+        RowError: WEIGHTS, if a file is missing or damaged.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        path = folder / f"{stem}.safetensors"
+        return path, tensor_shapes(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in shard_names(index):
+        shapes |= tensor_shapes(folder / name)
+    return index, shapes
+
+
+def check_shapes(found: Shapes, expected: Shapes, path: Path) -> None:
+    """Accept tensors that are exactly the expected ones, in name and shape.
+
+    Args:
+        found: What the file holds.
+        expected: What the model wants.
+        path: The file, for the message.
+
+    Raises:
+        RowError: WEIGHTS; names missing, unknown and misshapen tensors.
+    """
+    faults = [
+        _listed("missing", sorted(expected.keys() - found.keys())),
+        _listed("unknown", sorted(found.keys() - expected.keys())),
+        _listed(
+            "of another shape",
+            [
+                f"{name} {list(found[name])} instead of {list(expected[name])}"
+                for name in sorted(expected.keys() & found.keys())
+                if tuple(found[name]) != tuple(expected[name])
+            ],
+        ),
+    ]
+    if any(faults):
+        raise weights_error(
+            path,
+            f"does not fit its model: {'; '.join(fault for fault in faults if fault)}",
+        )
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def without_side_effects() -> Generator[None]:
+    """Load through diffusers or transformers without their traces on the process.
+
+    Their bars stay off the terminal, and torch's global generator, from which they fill tensors
+    before the files replace them, is put back.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [
+        library
+        for library in (diffusers_logging, transformers_logging)
+        if library.is_progress_bar_enabled()
+    ]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def require(tensors: Mapping[str, torch.Tensor], name: str, path: Path) -> torch.Tensor:
+    """Return the tensor called `name`.
+
+    Raises:
+        RowError: WEIGHTS, if the file has no such tensor.
+    """
+    if name not in tensors:
+        raise weights_error(
+            path,
+            f"does not fit its model: missing {name}",
+        )
+    return tensors[name]
+
+
+def weights_error(path: Path, what: str) -> RowError:
+    """Return the error for a weight file that `what`, with the one cure they all share."""
+    return RowError(
+        ErrorCode.WEIGHTS,
+        f"{path}: {what}. Download the file again from its source, and check that it belongs to "
+        "this variant; weights made on this machine are made anew when their folder is deleted.",
+    )
+
+
+def _open_safetensors(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise weights_error(path, f"is damaged or incomplete ({first_line(error)})") from error
+
+
+def _check_lock(path: Path, models_dir: Path) -> None:
+    locked = locked_digests(models_dir)
+    name = path.relative_to(models_dir).as_posix() if path.is_relative_to(models_dir) else ""
+    if name not in locked:
+        return
+    found = digest_file(path)
+    if found != locked[name]:
+        raise weights_error(
+            path,
+            f"has sha256 {found}, {LOCK_NAME} says {locked[name]}; it was not opened",
+        )
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = len(names) - _NAMES_SHOWN
+    return f"{what} {', '.join(names[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

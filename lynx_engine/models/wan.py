@@ -1,0 +1,195 @@
+"""The base video model, stock from diffusers, with room for a subject in its attention.
+
+Source: Wan2.1, arXiv 2503.20314. Weights load from the public diffusers layout, never from the
+network, straight into the type of the pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanAttnProcessor,
+    WanTransformer3DModel,
+    WanTransformerBlock,
+)
+
+from lynx_engine.models.attention import (
+    NO_ADAPTERS,
+    ActiveBranch,
+    AdapterKV,
+    IdentityAttention,
+    RecordingAttention,
+    ReferenceAttention,
+)
+from lynx_engine.models.checkpoint import (
+    check_shapes,
+    component_shapes,
+    shapes_of,
+    weights_error,
+    without_side_effects,
+)
+
+if TYPE_CHECKING:
+    from lynx_engine.variants.spec import VariantSpec
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+BACKEND = AttentionBackendName.NATIVE
+"""PyTorch's own attention: it is everywhere, and picks the fastest kernel of its device."""
+
+
+class WanDenoiser:
+    """Predicts velocities, with or without a subject."""
+
+    def __init__(self, transformer: WanTransformer3DModel, spec: VariantSpec) -> None:
+        """Wrap `transformer`, where it lies, and put the attention `spec` needs into its blocks."""
+        self.transformer = transformer
+        self.backend = f"torch SDPA ({BACKEND.value})"
+        self._active = ActiveBranch()
+        for number, block in enumerate(self._blocks):
+            self_attention = cross_attention = None
+            if spec.uses_reference:
+                self_attention = ReferenceAttention(number, self._active, BACKEND)
+            if spec.identity is not None and number % spec.identity.block_stride == 0:
+                cross_attention = IdentityAttention(number, self._active, BACKEND)
+            _set_processor(block.attn1, self_attention or _stock_processor())
+            _set_processor(block.attn2, cross_attention or _stock_processor())
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._blocks[0].attn1.inner_dim
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks."""
+        return len(self._blocks)
+
+    @property
+    def _blocks(self) -> Sequence[WanTransformerBlock]:
+        return self.transformer.blocks  # pyright: ignore[reportReturnType]
+
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        *,
+        text: torch.Tensor,
+        adapters: AdapterKV = NO_ADAPTERS,
+    ) -> torch.Tensor:
+        """Predict the velocity of one branch.
+
+        Args:
+            latents: [1, 16, T, h, w], any floating type.
+            timestep: [1], 0 to 1000.
+            text: Text tokens [1, 512, D_text].
+            adapters: The branch's subject.
+
+        Returns:
+            float32, of the shape of `latents`.
+        """
+        self._active.adapters = adapters
+        try:
+            return self._run(latents, timestep, text).float()
+        finally:
+            self._active.adapters = NO_ADAPTERS
+
+    def reference_features(
+        self, latent: torch.Tensor, *, text: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Run one pass at timestep 0 without adapters and keep what each self-attention reads.
+
+        Args:
+            latent: [1, 16, 1, h, w], normed, of the reference crop.
+            text: Text tokens [1, 512, D_text] of the reference prompt.
+
+        Returns:
+            One feature a block, [1, L, D], L = h w / 4, in the type of the pass.
+        """
+        records: list[torch.Tensor] = []
+        installed = [block.attn1.processor for block in self._blocks]
+        for block in self._blocks:
+            _set_processor(block.attn1, RecordingAttention(records, BACKEND))
+        try:
+            self._run(latent, torch.zeros(1, dtype=torch.int64, device=latent.device), text)
+        finally:
+            for block, processor in zip(self._blocks, installed, strict=True):
+                _set_processor(block.attn1, processor)
+        return tuple(records)
+
+    def _run(
+        self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor
+    ) -> torch.Tensor:
+        dtype = self.transformer.dtype
+        output = self.transformer(latents.to(dtype), timestep, text.to(dtype), return_dict=False)
+        return output[0]
+
+
+def load_denoiser(
+    base: Path, spec: VariantSpec, *, device: torch.device, dtype: torch.dtype
+) -> WanDenoiser:
+    """Load the transformer of a base model in diffusers layout.
+
+    Args:
+        base: The base model's folder.
+        spec: Says which blocks see a subject.
+        device: Where it will compute.
+        dtype: Type of the weights, but for the norms, modulations and time embedding, which
+            diffusers keeps in float32.
+
+    Raises:
+        RowError: WEIGHTS, if a file is missing, damaged or does not fit.
+    """
+    folder = base / "transformer"
+    transformer = load_component(WanTransformer3DModel, folder, device=device, dtype=dtype)
+    return WanDenoiser(transformer, spec)
+
+
+def load_component(
+    kind: type[Model], folder: Path, *, device: torch.device, dtype: torch.dtype
+) -> Model:
+    """Load one diffusers component, checked tensor by tensor before anything is read.
+
+    diffusers fills a tensor that its file lacks with random numbers and a log line; here that is
+    an error.
+
+    Raises:
+        RowError: WEIGHTS, if a file is missing, damaged or does not fit.
+    """
+    try:
+        # Every diffusers model is a ConfigMixin; the bound cannot say so.
+        configured = cast(type[ConfigMixin], kind)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            expected = shapes_of(cast(Model, configured.from_config(config)).state_dict())
+    except (OSError, ValueError, TypeError) as error:
+        what = f"cannot be read as a {kind.__name__} ({error})"
+        raise weights_error(folder / "config.json", what) from error
+    path, found = component_shapes(folder, stem="diffusion_pytorch_model")
+    check_shapes(found, expected, path)
+    with without_side_effects():
+        model = kind.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=True
+        )
+    return model.to(device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+
+
+def _stock_processor() -> WanAttnProcessor:
+    processor = WanAttnProcessor()
+    # Set here: diffusers' own setter changes the default of the whole process.
+    processor._attention_backend = BACKEND  # pyright: ignore[reportAttributeAccessIssue]
+    return processor
+
+
+def _set_processor(attention: WanAttention, processor: object) -> None:
+    # diffusers types processors as a closed union of its own.
+    attention.set_processor(processor)  # pyright: ignore[reportArgumentType]
