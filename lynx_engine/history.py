@@ -1,0 +1,217 @@
+"""Says what the past means for a job: done, held, or to run, and why in the author's words.
+
+The past is a few mappings taken from the log; nothing here reads it, and nothing here renders.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lynx_engine.errors import ErrorCode
+from lynx_engine.jobs import (
+    PUBLISHED,
+    REQUEST_FIELDS,
+    HeldJob,
+    PastResult,
+    PlannedJob,
+    Reason,
+    RenderJob,
+    RowKey,
+    Status,
+)
+
+QUARANTINED = "quarantined"
+RETRYABLE = frozenset({Status.FAILED.value, QUARANTINED, Status.LOW_IDENTITY.value})
+"""What `retry` may run again: the statuses of the log, and failed rows that killed workers."""
+
+_SHOWN_CHARACTERS = 40
+# Digests say nothing to a reader; these fields are told as changed, without their values.
+_OPAQUE = frozenset({"subject_digest", "weights_fingerprint", "loras"})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryFilter:
+    """Which of the unsuccessful jobs `retry` runs again.
+
+    Attributes:
+        statuses: Some of `failed`, `quarantined` and `low_identity`.
+        codes: Error codes; empty means every code.
+        rows: Manifest lines ("7"), or beginnings of job ids, 6 characters at least; empty means
+            every row.
+    """
+
+    statuses: frozenset[str] = RETRYABLE
+    codes: frozenset[str] = frozenset()
+    rows: frozenset[str] = frozenset()
+
+    def selects(self, job: RenderJob, past: PastResult) -> bool:
+        """Return whether `job`, whose latest attempt is `past`, runs again."""
+        if status_word(past) not in self.statuses:
+            return False
+        if self.codes and past.code not in self.codes:
+            return False
+        line = job.where.rpartition(":")[2]
+        return not self.rows or any(
+            row == line or (len(row) >= 6 and job.job_id.startswith(row)) for row in self.rows
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the log and the clips folder know.
+
+    Attributes:
+        latest: Row key -> latest attempt under these names.
+        by_job: Job id -> latest attempt at this request.
+        attempts: Job id -> attempts so far.
+        clips: File names of the clips that are there.
+    """
+
+    latest: Mapping[RowKey, PastResult] = field(default_factory=dict[RowKey, PastResult])
+    by_job: Mapping[str, PastResult] = field(default_factory=dict[str, PastResult])
+    attempts: Mapping[str, int] = field(default_factory=dict[str, int])
+    clips: frozenset[str] = frozenset()
+
+
+def status_word(past: PastResult) -> str:
+    """Return the status as `retry` knows it: a failure that killed its workers is quarantined."""
+    is_fatal = past.status is Status.FAILED and past.code == ErrorCode.WORKER_DIED.value
+    return QUARANTINED if is_fatal else past.status.value
+
+
+def sort_by_past(
+    jobs: Sequence[RenderJob], past: Past, retry: RetryFilter | None
+) -> tuple[list[PlannedJob], list[RenderJob], list[HeldJob]]:
+    """Return the jobs to run, the done ones and the held ones, each in the order given.
+
+    With `retry`, only jobs it selects run; other unfinished jobs are left out.
+    """
+    predecessors = _Predecessors(jobs, past)
+    to_run: list[PlannedJob] = []
+    done: list[RenderJob] = []
+    held: list[HeldJob] = []
+    for job in jobs:
+        attempt = past.by_job.get(job.job_id)
+        verdict = _judge(job, attempt, past.clips, predecessors)
+        if retry is not None and attempt is not None and retry.selects(job, attempt):
+            verdict = (Reason.RETRY, f"retry: {_ending(attempt)}")
+        elif retry is not None and isinstance(verdict, tuple):
+            continue
+        if verdict is None:
+            done.append(job)
+        elif isinstance(verdict, str):
+            held.append(HeldJob(job, verdict))
+        else:
+            reason, why = verdict
+            number = past.attempts.get(job.job_id, 0) + 1
+            to_run.append(PlannedJob(job, reason, why, number))
+    return to_run, done, held
+
+
+class _Predecessors:
+    """Finds the earlier request that a job replaces, so that its change can be named.
+
+    An attempt whose request is still in the plan replaces nothing. A row whose names are new
+    counts as edited if exactly one vanished row had the same subject, seed and variant: the names
+    of table prompts come from their text, so an edited prompt has another name.
+    """
+
+    def __init__(self, jobs: Sequence[RenderJob], past: Past) -> None:
+        self._latest = past.latest
+        self._planned_ids = frozenset(job.job_id for job in jobs)
+        planned_keys = frozenset(job.row_key for job in jobs)
+        fresh = [job.row_key for job in jobs if job.row_key not in past.latest]
+        vanished = [
+            key
+            for key, result in past.latest.items()
+            if key not in planned_keys and result.job_id not in self._planned_ids
+        ]
+        self._fresh = _count_unnamed(fresh)
+        self._vanished = _count_unnamed(vanished)
+        self._vanished_at = {_unnamed(key): past.latest[key] for key in vanished}
+
+    def find(self, job: RenderJob) -> PastResult | None:
+        """Return the attempt that `job` replaces, or None for a new row."""
+        key = job.row_key
+        same_names = self._latest.get(key)
+        if same_names is not None:
+            return None if same_names.job_id in self._planned_ids else same_names
+        rest = _unnamed(key)
+        is_only_pair = self._fresh[rest] == 1 and self._vanished[rest] == 1
+        return self._vanished_at[rest] if is_only_pair else None
+
+
+def _unnamed(key: RowKey) -> tuple[str, int, str]:
+    return (key.subject, key.seed, key.variant)
+
+
+def _count_unnamed(keys: Iterable[RowKey]) -> Counter[tuple[str, int, str]]:
+    return Counter(_unnamed(key) for key in keys)
+
+
+def _judge(
+    job: RenderJob,
+    attempt: PastResult | None,
+    clips: frozenset[str],
+    predecessors: _Predecessors,
+) -> tuple[Reason, str] | str | None:
+    """Return why the job runs, or why it is held (a text), or None when it is done."""
+    if attempt is None:
+        return _new_or_changed(job, predecessors.find(job))
+    if attempt.status in PUBLISHED:
+        missing = (Reason.MISSING_CLIP, f"clip missing: {attempt.clip} is no longer in outputs")
+        return None if attempt.clip in clips else missing
+    if attempt.status is Status.WITHHELD:
+        return "withheld by the safety check; it runs again when its request changes"
+    if status_word(attempt) == QUARANTINED:
+        return f"quarantined: {_message(attempt)}; `lynx-engine retry` runs it again"
+    interrupted = attempt.status is Status.INTERRUPTED
+    return (Reason.INTERRUPTED if interrupted else Reason.FAILED, _ending(attempt))
+
+
+def _new_or_changed(job: RenderJob, before: PastResult | None) -> tuple[Reason, str]:
+    if before is None:
+        return (Reason.NEW, "new")
+    changes = describe_changes(before.request, job.request())
+    return (Reason.CHANGED, f"changed: {', '.join(changes)}")
+
+
+def describe_changes(
+    before: Mapping[str, str | int | float], after: Mapping[str, str | int | float]
+) -> list[str]:
+    """Return every difference of two requests in the author's words, such as `frames 49 -> 81`."""
+    changes: list[str] = []
+    for field_name, word in REQUEST_FIELDS.items():
+        old, new = before.get(field_name), after.get(field_name)
+        if old == new:
+            continue
+        if field_name in _OPAQUE or old is None:
+            changes.append(f"{word} changed")
+        else:
+            changes.append(f"{word} {_short(old)} -> {_short(new)}")
+    return changes or ["the form of the request"]
+
+
+def _short(value: str | float | None) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    if len(value) > _SHOWN_CHARACTERS:
+        value = f"{value[: _SHOWN_CHARACTERS - 1]}…"
+    return f"'{value}'" if " " in value or not value else value
+
+
+def _ending(attempt: PastResult) -> str:
+    if attempt.status is Status.FAILED:
+        return f"failed before ({_message(attempt)})"
+    return attempt.status.value.replace("_", " ")
+
+
+def _message(attempt: PastResult) -> str:
+    first_line = attempt.message.strip().partition("\n")[0]
+    return f"{attempt.code}: {_short_text(first_line)}" if first_line else attempt.code
+
+
+def _short_text(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:119]}…"

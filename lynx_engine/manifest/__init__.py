@@ -1,0 +1,1 @@
+"""Manifests: what someone wants rendered, read from YAML, CSV or JSON Lines."""

@@ -1,0 +1,189 @@
+"""Cuts CSV and JSON Lines into numbered rows of cells; what a cell means is `table_rows`' business.
+
+Both formats give the same columns. In CSV a cell is text and an empty one means the default; in
+JSON Lines a value has its type, and an absent or null one means the default.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.manifest.schema import RenderSettings
+
+SUBJECT_COLUMNS = (
+    "subject",
+    "image",
+    "face",
+    "synthetic",
+    "consent_basis",
+    "consent_scope",
+    "consent_expires",
+    "consent_evidence",
+)
+SETTING_COLUMNS = (
+    *(name for name in RenderSettings.model_fields if name != "video"),
+    "video_codec",
+    "video_crf",
+)
+COLUMNS = (*SUBJECT_COLUMNS, "prompt", "prompt_file", "seed", *SETTING_COLUMNS)
+
+Cell = object
+"""Text in CSV, a JSON value in JSON Lines; "" or None where the author wrote nothing."""
+
+
+class _CsvReader(Protocol):
+    """What `csv.reader` returns; its own type has no public name before Python 3.13."""
+
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+
+@dataclass(slots=True)
+class Table:
+    """The rows of a file, cut but not judged.
+
+    Attributes:
+        columns: Column names, in the order of the cells.
+        rows: Line number and cells of each row; problems appear while it is iterated.
+        is_text: Whether every cell is text, as in CSV.
+        file_problems: Faults of the file as a whole.
+        row_problems: Faults of rows that are left out.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[int, Sequence[Cell]]]
+    is_text: bool
+    file_problems: list[Problem] = field(default_factory=list[Problem])
+    row_problems: list[Problem] = field(default_factory=list[Problem])
+
+
+def cut_csv(text: str, path: str) -> Table:
+    """Cut a CSV file with a header; commas, or semicolons when the header has no comma.
+
+    Raises:
+        RefusedError: If the header is missing, or names a column twice or an unknown one.
+    """
+    first_line = text.split("\n", 1)[0]
+    delimiter = ";" if ";" in first_line and "," not in first_line else ","
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(reader, list[str]())]
+    except csv.Error as error:
+        raise RefusedError([_not_csv(path, 1, error)]) from None
+    problems = list(_header_problems(header, path))
+    if problems:
+        raise RefusedError(problems)
+    table = Table(tuple(header), iter(()), is_text=True)
+    table.rows = _csv_rows(reader, table, path)
+    return table
+
+
+def cut_json_lines(text: str, path: str) -> Table:
+    """Cut a JSON Lines file: one object a line, blank lines skipped."""
+    table = Table(COLUMNS, iter(()), is_text=False)
+    table.rows = _json_rows(text, table, path)
+    return table
+
+
+def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
+    where = f"{path}:1"
+    if not header:
+        yield Problem(where, "the first line must name the columns, such as subject,image,prompt")
+    for number, name in enumerate(header, 1):
+        if not name:
+            yield Problem(where, f"column {number} has no name; name it or delete it")
+        elif name not in COLUMNS:
+            yield Problem(
+                where, f"unknown column '{name}'{nearest(name, COLUMNS) or '; remove it'}"
+            )
+        elif name in header[: number - 1]:
+            first = header.index(name) + 1
+            yield Problem(
+                where, f"column '{name}' stands twice, as columns {first} and {number}; delete one"
+            )
+
+
+def _csv_rows(reader: _CsvReader, table: Table, path: str) -> Iterator[tuple[int, Sequence[Cell]]]:
+    width = len(table.columns)
+    line = reader.line_num + 1
+    try:
+        for cells in reader:
+            if len(cells) == width:
+                yield line, cells
+            elif cells:
+                count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+                text = (
+                    f"the row has {count}, the header {width}; quote cells that hold the delimiter"
+                )
+                table.row_problems.append(Problem(f"{path}:{line}", text))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        table.file_problems.append(_not_csv(path, line, error))
+
+
+def _not_csv(path: str, line: int, error: csv.Error) -> Problem:
+    reasons = {
+        "unexpected end of data": 'a quote opens in this row and never closes; add the closing "',
+    }
+    text = reasons.get(str(error), f'not valid CSV: {error}; write a quote inside quotes as ""')
+    return Problem(f"{path}:{line}", text)
+
+
+def _json_rows(text: str, table: Table, path: str) -> Iterator[tuple[int, Sequence[Cell]]]:
+    # Only line feeds separate rows: a JSON text may hold every other line break.
+    for line, written in enumerate(text.split("\n"), 1):
+        if not written.strip():
+            continue
+        try:
+            value = json.loads(
+                written, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+            )
+            values = _known_keys(value)
+        except (ValueError, RecursionError) as error:
+            table.row_problems.append(Problem(f"{path}:{line}", _json_letter(error)))
+            continue
+        yield line, [values.get(column) for column in COLUMNS]
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{twice}' is written twice in this row; delete one")
+    return values
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a number; write one")
+
+
+def _known_keys(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError('a row is an object, as in {"subject": "host", "prompt": "..."}')
+    values = cast("dict[str, object]", value)
+    unknown = [name for name in values if name not in COLUMNS]
+    if unknown:
+        advice = [f"'{name}'{nearest(name, COLUMNS) or '; remove it'}" for name in unknown]
+        raise ValueError(f"unknown key {' and '.join(advice)}")
+    return values
+
+
+def _json_letter(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply; a row needs three levels"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON at column {error.colno}: {error.msg}"
+    return str(error)
+
+
+CUTTERS: dict[str, Callable[[str, str], Table]] = {".csv": cut_csv, ".jsonl": cut_json_lines}
+"""Suffix -> how to cut the file's text; the second argument is its path, for messages."""

@@ -1,0 +1,351 @@
+"""Turns a manifest into an ordered render plan.
+
+It opens no files and sees no GPU: what it must know of photos, weights and the past arrives as
+`PlanFacts`, so every decision here can be checked in a unit test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TypeVar
+
+from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.history import Past, RetryFilter, sort_by_past
+from lynx_engine.jobs import (
+    PastResult,
+    PlannedJob,
+    RenderJob,
+    RenderPlan,
+    RowKey,
+)
+from lynx_engine.manifest.read import in_file_order
+from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
+from lynx_engine.recipes import Fault, Origin, Recipe, complete
+
+__all__ = ["PhotoFacts", "PlanFacts", "RetryFilter", "consent_problems", "plan_renders"]
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What is known of a subject photo without seeking a face.
+
+    Attributes:
+        digest: sha256 of the file.
+        width_px: Width after EXIF rotation.
+        height_px: Height after EXIF rotation.
+    """
+
+    digest: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """All that planning knows of the world.
+
+    Attributes:
+        today: The day on which consent must hold.
+        photos: Subject name -> its photo, for every subject that may be rendered.
+        photo_problems: Subject name -> what is wrong with its photo.
+        weights: Variant -> fingerprint of its weights.
+        weights_problems: Variant -> what is wrong with its weights.
+        loras: LoRA file, as in the manifest's values -> sha256.
+        latest: Row key -> latest attempt under these names.
+        by_job: Job id -> latest attempt at this request.
+        attempts: Job id -> attempts so far.
+        clips: File names in the campaign's clips folder.
+        face_detector: Name of what finds faces on this machine.
+    """
+
+    today: date
+    photos: Mapping[str, PhotoFacts] = field(default_factory=dict[str, PhotoFacts])
+    photo_problems: Mapping[str, tuple[Problem, ...]] = field(
+        default_factory=dict[str, "tuple[Problem, ...]"]
+    )
+    weights: Mapping[str, str] = field(default_factory=dict[str, str])
+    weights_problems: Mapping[str, tuple[Problem, ...]] = field(
+        default_factory=dict[str, "tuple[Problem, ...]"]
+    )
+    loras: Mapping[Path, str] = field(default_factory=dict[Path, str])
+    latest: Mapping[RowKey, PastResult] = field(default_factory=dict[RowKey, PastResult])
+    by_job: Mapping[str, PastResult] = field(default_factory=dict[str, PastResult])
+    attempts: Mapping[str, int] = field(default_factory=dict[str, int])
+    clips: frozenset[str] = frozenset()
+    face_detector: str = ""
+
+
+def plan_renders(
+    manifest: Manifest,
+    facts: PlanFacts,
+    *,
+    skip_bad_rows: bool = False,
+    only: Iterable[tuple[str, str]] = (),
+    limit: int | None = None,
+    retry: RetryFilter | None = None,
+) -> RenderPlan:
+    """Decide for every row whether it runs, is done, or waits, and why.
+
+    Args:
+        manifest: What the author wrote; if read leniently, its problems are refused here.
+        facts: What is known of photos, weights and the past.
+        skip_bad_rows: Leave out rows with problems and list the problems in the plan.
+        only: Pairs such as ("subject", "host"); a row must match one pair of each field named.
+            Fields: subject, prompt, variant, seed.
+        limit: Run this many jobs at most, the first ones of the order.
+        retry: Run only unsuccessful jobs that this selects.
+
+    Returns:
+        The plan; jobs that will run grouped by variant and shape, the longest first.
+
+    Raises:
+        RefusedError: With every problem of every row, unless these are skipped; always, if the
+            manifest as a whole is unsound or `only` matches no row.
+        KeyError: If `facts` lacks the photo or the weights of a sound row.
+    """
+    selection = _selection(only)
+    drafting = _Drafting(manifest, facts)
+    jobs = drafting.jobs()
+    refused = drafting.refused if skip_bad_rows else (*drafting.refused, *drafting.row_problems)
+    if refused:
+        raise RefusedError(in_file_order((*drafting.refused, *drafting.row_problems)))
+    # Compared with the past before the selection: a row left aside still claims its own record.
+    past = Past(facts.latest, facts.by_job, facts.attempts, facts.clips)
+    to_run, done, held = sort_by_past(jobs, past, retry)
+    _check_selection(selection, jobs)
+    to_run = _in_running_order([p for p in to_run if _is_selected(p.job, selection)])
+    return RenderPlan(
+        campaign=manifest.campaign,
+        to_run=tuple(to_run if limit is None else to_run[: max(limit, 0)]),
+        done=tuple(job for job in done if _is_selected(job, selection)),
+        held=tuple(h for h in held if _is_selected(h.job, selection)),
+        problems=in_file_order(drafting.row_problems),
+    )
+
+
+def consent_problems(subject: Subject, today: date) -> tuple[Problem, ...]:
+    """Return what forbids using a subject's face; to be asked before the face is read."""
+    if subject.synthetic:
+        return ()
+    if subject.consent is None:
+        text = (
+            f"subject '{subject.name}' has no consent; write the basis you hold, as in consent: "
+            "{basis: contract} (consent_basis in a table), or synthetic: true for a made-up person"
+        )
+        return (Problem(subject.where, text),)
+    expires = subject.consent.expires
+    if expires is not None and expires < today:
+        text = (
+            f"consent of subject '{subject.name}' expired on {expires}; renew it and write the new "
+            "date, or remove the subject"
+        )
+        return (Problem(subject.where, text),)
+    return ()
+
+
+class _Drafting:
+    """Makes the jobs of one manifest and gathers every problem on the way."""
+
+    def __init__(self, manifest: Manifest, facts: PlanFacts) -> None:
+        self.refused = manifest.problems
+        self._manifest = manifest
+        self._facts = facts
+        # A dict keeps the first of equal problems and their order.
+        self._problems: dict[Problem, None] = dict.fromkeys(manifest.row_problems)
+        self._recipes: dict[WrittenSettings, tuple[Recipe | None, tuple[Fault, ...]]] = {}
+        self._subjects: dict[str, tuple[Problem, ...]] = {}
+        self._unwritten: set[str] = set()
+        if manifest.gate is not None:
+            text = "the identity gate is not available in this version; remove identity"
+            self.refused = (*self.refused, Problem(manifest.gate.where, text))
+
+    @property
+    def row_problems(self) -> tuple[Problem, ...]:
+        """Every problem of single rows, once."""
+        return tuple(self._problems)
+
+    def jobs(self) -> list[RenderJob]:
+        """Return the job of every sound row, in the author's order."""
+        jobs: dict[str, RenderJob] = {}
+        for row in self._manifest.rows:
+            recipe = self._recipe(row)
+            problems = self._subject_problems(row, recipe)
+            self._problems.update(dict.fromkeys(problems))
+            if recipe is None or problems:
+                continue
+            job = self._job(row, recipe)
+            first = jobs.setdefault(job.job_id, job)
+            if first is not job:
+                self._problems[_twice(first, job, recipe)] = None
+        return list(jobs.values())
+
+    def _recipe(self, row: Row) -> Recipe | None:
+        known = self._recipes.get(row.settings)
+        if known is None:
+            known = complete(row.settings, self._manifest.defaults, self._facts.loras)
+            self._recipes[row.settings] = known
+        recipe, faults = known
+        for fault in faults:
+            problem = self._placed(fault, row)
+            if problem is not None:
+                self._problems[problem] = None
+        if recipe is None:
+            return None
+        problems = self._facts.weights_problems.get(recipe.spec.name, ())
+        self._problems.update(dict.fromkeys(problems))
+        return None if problems else recipe
+
+    def _placed(self, fault: Fault, row: Row) -> Problem | None:
+        """Return a fault with its line: where it was written, else at the first row it concerns."""
+        if fault.origin is Origin.ROW:
+            return Problem(row.where_of(fault.setting), fault.text)
+        if fault.origin is Origin.DEFAULTS:
+            return Problem(self._manifest.defaults_where.get(fault.setting, row.where), fault.text)
+        if fault.text in self._unwritten:
+            return None
+        self._unwritten.add(fault.text)
+        return Problem(row.where, fault.text)
+
+    def _subject_problems(self, row: Row, recipe: Recipe | None) -> tuple[Problem, ...]:
+        """Return what is wrong with the subject; with no recipe known, assume it will be used."""
+        if recipe is not None and not recipe.spec.uses_subject:
+            return ()
+        if row.subject is None:
+            if recipe is None:
+                return ()
+            text = f"{recipe.spec.name} renders a subject, and none is written; add subject"
+            return (Problem(row.where, text),)
+        if row.subject not in self._subjects:
+            subject = self._manifest.subjects[row.subject]
+            self._subjects[row.subject] = (
+                *consent_problems(subject, self._facts.today),
+                *self._facts.photo_problems.get(row.subject, ()),
+            )
+        return self._subjects[row.subject]
+
+    def _job(self, row: Row, recipe: Recipe) -> RenderJob:
+        subject = None
+        if row.subject is not None and recipe.spec.uses_subject:
+            subject = self._manifest.subjects[row.subject]
+        return RenderJob(
+            campaign=self._manifest.campaign,
+            subject=row.subject or NO_SUBJECT,
+            prompt_name=row.prompt.name,
+            where=row.where,
+            photo=None if subject is None else subject.images[0],
+            memory=recipe.memory,
+            safety=recipe.safety,
+            consent="" if subject is None else _consent_word(subject),
+            subject_digest="" if subject is None else self._facts.photos[subject.name].digest,
+            face="" if subject is None else subject.face,
+            face_detector="" if subject is None else self._facts.face_detector,
+            prompt=row.prompt.text,
+            negative_prompt=recipe.negative_prompt,
+            variant=recipe.spec.name,
+            weights_fingerprint=self._facts.weights[recipe.spec.name],
+            seed=row.seed,
+            frames=recipe.frames,
+            fps=recipe.fps,
+            size=recipe.size,
+            steps=recipe.steps,
+            guidance_text=recipe.guidance_text,
+            guidance_identity=recipe.guidance_identity,
+            scale_identity=recipe.scale_identity,
+            scale_reference=recipe.scale_reference,
+            precision=recipe.precision,
+            numerics=recipe.numerics,
+            speed=recipe.speed,
+            loras=recipe.loras,
+            label=recipe.label,
+            codec=recipe.codec,
+            crf=recipe.crf,
+        )
+
+
+def _consent_word(subject: Subject) -> str:
+    return "synthetic" if subject.consent is None else subject.consent.basis
+
+
+def _twice(first: RenderJob, second: RenderJob, recipe: Recipe) -> Problem:
+    cause = ""
+    if first.subject != second.subject:
+        cause = (
+            "" if recipe.spec.uses_subject else f", since {recipe.spec.name} ignores the subject"
+        )
+    if first.where == second.where:
+        return Problem(
+            second.where,
+            f"two combinations here are one clip{cause}; remove the repeated value, or exclude one",
+        )
+    return Problem(
+        second.where, f"rows at {first.where} and {second.where} are one clip{cause}; remove one"
+    )
+
+
+def _in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Group by variant, then by shape; within and between groups the costliest job leads.
+
+    A worker changes its model least often this way, and no long job starts last. Equal costs keep
+    the author's order.
+    """
+    variant_cost: dict[str, int] = {}
+    shape_cost: dict[tuple[str, tuple[int, int, int]], int] = {}
+    for job in (p.job for p in planned):
+        shape = (job.variant, job.shape)
+        variant_cost[job.variant] = max(job.cost, variant_cost.get(job.variant, 0))
+        shape_cost[shape] = max(job.cost, shape_cost.get(shape, 0))
+    variant_rank = _ranks(variant_cost)
+    shape_rank = _ranks(shape_cost)
+    return sorted(
+        planned,
+        key=lambda p: (
+            variant_rank[p.job.variant],
+            shape_rank[(p.job.variant, p.job.shape)],
+            -p.job.cost,
+        ),
+    )
+
+
+def _ranks(costs: Mapping[_Key, int]) -> dict[_Key, int]:
+    """Return the place of each key, the costliest first, equal costs in the order they came."""
+    return {key: rank for rank, key in enumerate(sorted(costs, key=lambda k: -costs[k]))}
+
+
+_Selection = Mapping[str, frozenset[str]]
+
+_FIELDS: Mapping[str, Callable[[RenderJob], str]] = {
+    "subject": lambda job: job.subject,
+    "prompt": lambda job: job.prompt_name,
+    "variant": lambda job: job.variant,
+    "seed": lambda job: str(job.seed),
+}
+
+
+def _selection(only: Iterable[tuple[str, str]]) -> _Selection:
+    chosen: dict[str, frozenset[str]] = {}
+    for name, value in only:
+        if name not in _FIELDS:
+            advice = nearest(name, _FIELDS) or "; it takes subject, prompt, variant or seed"
+            raise RefusedError([Problem("--only", f"there is no field '{name}'{advice}")])
+        chosen[name] = chosen.get(name, frozenset()) | {value}
+    return chosen
+
+
+def _check_selection(selection: _Selection, jobs: Sequence[RenderJob]) -> None:
+    for name, values in selection.items():
+        known = {_FIELDS[name](job) for job in jobs}
+        unknown = sorted(values - known)
+        if unknown:
+            raise RefusedError(
+                Problem("--only", f"no row has {name} '{value}'{nearest(value, known)}")
+                for value in unknown
+            )
+
+
+def _is_selected(job: RenderJob, selection: _Selection) -> bool:
+    return all(_FIELDS[name](job) in values for name, values in selection.items())

@@ -1,0 +1,311 @@
+"""Planning: complete jobs, the order they run in, and what is refused before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lynx_engine import recipes
+from lynx_engine.errors import Problem, RefusedError
+from lynx_engine.jobs import RenderPlan
+from lynx_engine.manifest.read import read_manifest
+from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
+from lynx_engine.shapes import FrameSize
+from lynx_engine.variants import REGISTRY, get_variant
+
+HEAD = """\
+campaign: c
+subjects:
+  host: {image: host.png, consent: {basis: contract, expires: 2026-11-22}}
+  robo: {image: robo.png, face: largest, synthetic: true}
+"""
+FACTS = PlanFacts(
+    today=date(2026, 11, 22),
+    photos={name: PhotoFacts(f"digest-{name}", 512, 512) for name in ("host", "robo")},
+    weights={name: f"weights-{name}" for name in REGISTRY},
+)
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(
+    body: str,
+    facts: PlanFacts = FACTS,
+    *,
+    skip_bad_rows: bool = False,
+    only: tuple[tuple[str, str], ...] = (),
+    limit: int | None = None,
+) -> RenderPlan:
+    Path("m.yaml").write_text(HEAD + body, encoding="utf-8")
+    manifest = read_manifest("m.yaml", lenient=True)
+    return plan_renders(manifest, facts, skip_bad_rows=skip_bad_rows, only=only, limit=limit)
+
+
+def letters(body: str, facts: PlanFacts = FACTS) -> list[str]:
+    with pytest.raises(RefusedError) as caught:
+        plan(body, facts)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_bare_row_becomes_a_complete_job_from_the_variants_defaults() -> None:
+    job = plan("rows: [{subject: robo, text: A robot waves., variant: tiny}]").to_run[0].job
+    assert (job.campaign, job.subject, job.where, job.photo) == (
+        "c", "robo", "m.yaml:5", Path("robo.png"),
+    )  # fmt: skip
+    assert (job.subject_digest, job.face, job.consent) == ("digest-robo", "largest", "synthetic")
+    assert (job.variant, job.weights_fingerprint, job.seed) == ("tiny", "weights-tiny", 0)
+    assert (job.size, job.frames, job.fps, job.steps) == (FrameSize(64, 64), 9, 8, 4)
+    assert (job.guidance_text, job.guidance_identity) == (5.0, 2.0)
+    assert (job.scale_identity, job.scale_reference) == (1.0, 1.0)
+    assert (job.precision, job.numerics, job.memory, job.speed) == (
+        "float32", "normal", "auto", "exact",
+    )  # fmt: skip
+    assert (job.label, job.codec, job.crf, job.safety, job.loras) == ("none", "h264", 18, "on", ())
+
+
+def test_a_row_wins_over_defaults_and_these_over_the_variant() -> None:
+    job = plan(
+        "defaults: {variant: tiny, steps: 6, frames: 13, video: {crf: 30}, seed: 9}\n"
+        "rows: [{subject: host, text: x, steps: 7}]"
+    ).to_run[0].job  # fmt: skip
+    assert (job.steps, job.frames, job.crf, job.seed, job.fps) == (7, 13, 30, 9, 8)
+    assert job.consent == "contract"
+
+
+def test_settings_without_effect_are_left_aside_from_defaults() -> None:
+    jobs = plan(
+        "defaults: {guidance_identity: 3.0, scale_reference: 0.5, scale_identity: 0.7}\n"
+        "matrix: [{subject: host, text: x, variant: [tiny, tiny_lite]}]"
+    ).to_run
+    scales = {
+        p.job.variant: (p.job.guidance_identity, p.job.scale_identity, p.job.scale_reference)
+        for p in jobs
+    }
+    assert scales == {"tiny": (3.0, 0.7, 0.5), "tiny_lite": (0.0, 0.7, 0.0)}
+
+
+def test_a_variant_without_identity_needs_no_subject_and_keeps_its_label() -> None:
+    jobs = plan(
+        "defaults: {variant: wan, safety: acknowledged-off}\n"
+        "rows:\n  - {text: x}\n  - {subject: host, text: y}"
+    ).to_run
+    told = [(p.job.subject, p.job.subject_digest, p.job.face, p.job.photo) for p in jobs]
+    assert told == [("none", "", "", None), ("host", "", "", None)]
+    assert {p.job.consent for p in jobs} == {""}
+
+
+def test_jobs_are_grouped_by_variant_and_shape_with_the_longest_first() -> None:
+    planned = plan(
+        "defaults: {variant: tiny}\nrows:\n"
+        "  - {subject: host, text: a}\n"
+        "  - {subject: host, text: b, variant: tiny_lite, frames: 17}\n"
+        "  - {subject: host, text: c, frames: 13}\n"
+        "  - {subject: host, text: d, variant: tiny_lite}\n"
+        "  - {subject: host, text: e, steps: 5}\n"
+        "  - {subject: host, text: f, frames: 13}\n"
+    ).to_run
+    # Costs: b 17*4, c and f 13*4, e 9*5, a and d 9*4 (all times 64*64).
+    assert [p.job.prompt for p in planned] == ["b", "d", "c", "f", "e", "a"]
+
+
+def test_limit_takes_the_first_of_the_order_and_only_selects_rows() -> None:
+    body = "matrix: [{subject: [host, robo], text: x, seed: 1..3, variant: [tiny, tiny_lite]}]"
+    assert len(plan(body).to_run) == 12
+    assert len(plan(body, limit=5).to_run) == 5
+    chosen = plan(body, only=(("subject", "host"), ("seed", "1"), ("seed", "3"))).to_run
+    assert {(p.job.subject, p.job.seed) for p in chosen} == {("host", 1), ("host", 3)}
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize(
+    ("pair", "letter"),
+    [
+        (("subjct", "host"), "--only: there is no field 'subjct', did you mean 'subject'?"),
+        (("subject", "hots"), "--only: no row has subject 'hots', did you mean 'host'?"),
+    ],
+)
+def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], letter: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        plan("rows: [{subject: host, text: x, variant: tiny}]", only=(pair,))
+    assert [str(problem) for problem in caught.value.problems] == [letter]
+
+
+@pytest.mark.parametrize(
+    ("row", "letter"),
+    [
+        ("frames: 80", "frames is 80; tiny renders 4k + 1 frames. Use 77 or 81."),
+        ("frames: 2", "frames is 2; tiny renders 4k + 1 frames. Use 1 or 5."),
+        ("size: 60x70", "size is 60x70; tiny renders sides that are multiples of 16. Use 64x64."),
+        ("memory: low", "memory is low; in this version tiny offers auto or resident"),
+        ("speed: cache", "speed is cache; in this version tiny offers exact"),
+        ("label: eu", "label is eu; in this version tiny offers none"),
+        ("loras: [{weights: a.st}]", "in this version tiny renders without LoRAs; remove loras"),
+        ("variant: tinny", "there is no variant 'tinny', did you mean 'tiny'?"),
+        ("variant: lynx_full", "lynx_full can depict people, and no safety classifier is installed "
+         "in this version. To take responsibility for what is rendered, write safety: "
+         "acknowledged-off (it is recorded with every clip)"),
+        ("variant: tiny_lite, guidance_identity: 2.0", "guidance_identity has no effect: tiny_lite "
+         "has no identity branch. Remove it here, or write it under defaults for the variants that "
+         "have one"),
+        ("variant: tiny_lite, scale_reference: 1.0", "scale_reference has no effect: tiny_lite has "
+         "no reference adapter. Remove it here, or write it under defaults for the variants that "
+         "have one"),
+    ],
+)  # fmt: skip
+def test_what_the_variant_cannot_follow_is_refused_at_its_line(row: str, letter: str) -> None:
+    variant = "" if "variant" in row else "variant: tiny, "
+    assert letters(f"rows:\n  - {{subject: host, text: x, {variant}{row}}}") == [
+        f"m.yaml:6: {letter}"
+    ]
+
+
+def test_a_fault_of_the_defaults_is_told_once_at_their_line() -> None:
+    found = letters(
+        "defaults: {variant: tiny, frames: 80}\nmatrix: [{subject: host, text: x, seed: 1..9}]"
+    )
+    assert found == ["m.yaml:5: frames is 80; tiny renders 4k + 1 frames. Use 77 or 81."]
+
+
+def test_a_setting_nobody_wrote_is_blamed_on_the_first_row_it_concerns() -> None:
+    found = letters(
+        "rows:\n"
+        "  - {subject: host, text: x, variant: lynx_lite}\n"
+        "  - {subject: host, text: y, variant: lynx_lite, seed: 3}\n"
+    )
+    assert len(found) == 1
+    assert found[0].startswith("m.yaml:6: lynx_lite can depict people")
+
+
+def test_taking_responsibility_lets_a_variant_that_depicts_people_render() -> None:
+    job = plan(
+        "rows: [{subject: host, text: x, variant: lynx_full, safety: acknowledged-off}]"
+    ).to_run[0].job  # fmt: skip
+    assert (job.safety, job.frames, job.guidance_identity) == ("acknowledged-off", 81, 2.0)
+
+
+def test_a_row_without_variant_is_told_which_there_are() -> None:
+    assert letters("rows: [{subject: host, text: x}]") == [
+        "m.yaml:5: no variant is written; add one of tiny, tiny_lite, wan, lynx_full or lynx_lite, "
+        "here or under defaults"
+    ]
+
+
+def test_a_row_without_the_subject_its_variant_needs_is_refused() -> None:
+    assert letters("rows: [{text: x, variant: tiny}]") == [
+        "m.yaml:5: tiny renders a subject, and none is written; add subject"
+    ]
+
+
+def test_consent_is_needed_to_the_last_day_and_not_beyond() -> None:
+    body = "rows: [{subject: host, text: x, variant: tiny}]"
+    assert plan(body).to_run
+    assert letters(body, replace(FACTS, today=date(2026, 11, 23))) == [
+        "m.yaml:3: consent of subject 'host' expired on 2026-11-22; renew it and write the new "
+        "date, or remove the subject"
+    ]
+
+
+def test_a_subject_without_consent_is_refused_before_its_photo_is_asked_for() -> None:
+    Path("n.yaml").write_text(
+        "subjects: {guest: {image: g.png}}\n"
+        "matrix: [{subject: guest, text: x, variant: tiny, seed: 1..3}]"
+    )
+    with pytest.raises(RefusedError) as caught:
+        plan_renders(read_manifest("n.yaml"), replace(FACTS, photos={}))
+    assert [str(problem) for problem in caught.value.problems] == [
+        "n.yaml:1: subject 'guest' has no consent; write the basis you hold, as in consent: "
+        "{basis: contract} (consent_basis in a table), or synthetic: true for a made-up person"
+    ]
+
+
+def test_problems_of_photos_and_weights_reach_only_the_rows_that_need_them() -> None:
+    facts = replace(
+        FACTS,
+        photos={"robo": FACTS.photos["robo"]},
+        photo_problems={"host": (Problem("m.yaml:3", "host.png does not exist"),)},
+        weights={"tiny": "t"},
+        weights_problems={"tiny_lite": (Problem("tiny_lite", "weights are missing"),)},
+    )
+    body = "matrix: [{subject: [host, robo], text: x, variant: [tiny, tiny_lite]}]"
+    assert letters(body, facts) == [
+        "tiny_lite: weights are missing",
+        "m.yaml:3: host.png does not exist",
+    ]
+    left = plan(body, facts, skip_bad_rows=True)
+    assert [(p.job.subject, p.job.variant) for p in left.to_run] == [("robo", "tiny")]
+    assert [str(problem) for problem in left.problems] == letters(body, facts)
+
+
+def test_two_rows_that_are_one_clip_are_refused_with_both_lines() -> None:
+    assert letters(
+        "defaults: {variant: tiny}\nrows:\n"
+        "  - {subject: host, text: x, seed: 4}\n"
+        "  - {subject: host, text: y, seed: 4}\n"
+        "  - {subject: host, text: x, seed: 4, frames: 9}\n"
+    ) == ["m.yaml:9: rows at m.yaml:7 and m.yaml:9 are one clip; remove one"]
+
+
+def test_subjects_that_a_variant_ignores_make_one_clip() -> None:
+    assert letters(
+        "matrix: [{subject: [host, robo], text: x, variant: wan, safety: acknowledged-off}]"
+    ) == [
+        "m.yaml:5: two combinations here are one clip, since wan ignores the subject; remove the "
+        "repeated value, or exclude one"
+    ]
+
+
+def test_all_problems_of_all_rows_are_told_at_once_and_skipped_together() -> None:
+    body = (
+        "defaults: {variant: tiny}\nrows:\n"
+        "  - {subject: host, text: fine}\n"
+        "  - {subject: host, text: x, frames: 80, size: 60x64}\n"
+        "  - {subject: nobody, text: x}\n"
+        "  - {subject: host, text: x, stpes: 3}\n"
+        "  - {subject: host, text: fine}\n"
+    )
+    found = letters(body)
+    assert [line.split(":")[1] for line in found] == ["8", "8", "9", "10", "11"]
+    left = plan(body, skip_bad_rows=True)
+    assert [p.job.where for p in left.to_run] == ["m.yaml:7"]
+    assert [str(problem) for problem in left.problems] == found
+
+
+def test_a_fault_of_the_whole_file_is_refused_even_when_bad_rows_are_skipped() -> None:
+    for fault in ("campain: d\n", "identity: {min_score: 0.5}\n"):
+        with pytest.raises(RefusedError):
+            plan(
+                fault + "rows: [{subject: host, text: x, variant: tiny}]", skip_bad_rows=True
+            )  # fmt: skip
+
+
+def test_the_identity_gate_is_refused_in_this_version() -> None:
+    assert letters(
+        "rows: [{subject: host, text: x, variant: tiny}]\nidentity: {min_score: 0.5}"
+    ) == ["m.yaml:6: the identity gate is not available in this version; remove identity"]
+
+
+def test_a_lora_enters_the_job_by_its_digest_where_a_variant_renders_loras(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    able = replace(get_variant("tiny"), renders_loras=True)
+    monkeypatch.setattr(recipes, "get_variant", {"tiny": able}.__getitem__)
+    body = "rows: [{subject: host, text: x, variant: tiny, loras: [{weights: a.st, scale: 0.5}]}]"
+    assert letters(body) == ["m.yaml:5: LoRA a.st cannot be read; check its path"]
+    planned = plan(body, replace(FACTS, loras={Path("a.st"): "d" * 64})).to_run[0].job
+    assert [(lora.weights_digest, lora.scale) for lora in planned.loras] == [("d" * 64, 0.5)]
+
+
+def test_two_photos_or_prompts_never_share_a_clip_name() -> None:
+    names = [
+        p.job.clip_name
+        for p in plan(
+            "matrix: [{subject: [host, robo], text: [x, y], seed: 1..2, variant: tiny}]"
+        ).to_run
+    ]
+    assert len(set(names)) == 8

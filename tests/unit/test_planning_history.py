@@ -1,0 +1,225 @@
+"""What the past means for a plan: done, held, or to run, with the reason in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lynx_engine.errors import ErrorCode
+from lynx_engine.history import RetryFilter, describe_changes
+from lynx_engine.jobs import PastResult, Reason, RenderJob, RenderPlan, Status
+from lynx_engine.manifest.read import read_manifest
+from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
+
+YAML = """\
+subjects: {{host: {{image: h.png, synthetic: true}}}}
+prompts: {{p: {prompt}}}
+rows:
+  - {{subject: host, prompt: p, seed: 1, variant: tiny, frames: {frames}}}
+  - {{subject: host, prompt: p, seed: 2, variant: tiny}}
+"""
+FACTS = PlanFacts(
+    today=date(2026, 11, 22),
+    photos={"host": PhotoFacts("photo", 512, 512)},
+    weights={"tiny": "weights"},
+)
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(
+    text: str | None = None,
+    facts: PlanFacts = FACTS,
+    *,
+    retry: RetryFilter | None = None,
+    name: str = "m.yaml",
+    only: tuple[tuple[str, str], ...] = (),
+    **changed: object,
+) -> RenderPlan:
+    values = {"prompt": "A dog runs.", "frames": 9, **changed}
+    Path(name).write_text(YAML.format(**values) if text is None else text, encoding="utf-8")
+    return plan_renders(read_manifest(name), facts, retry=retry, only=only)
+
+
+def attempt(
+    job: RenderJob,
+    status: Status = Status.RENDERED,
+    code: ErrorCode | None = None,
+    message: str = "",
+) -> PastResult:
+    return PastResult(
+        job_id=job.job_id,
+        row_key=job.row_key,
+        status=status,
+        code="" if code is None else code.value,
+        message=message,
+        clip=job.clip_name if status in {Status.RENDERED, Status.LOW_IDENTITY} else "",
+        request=job.request(),
+        finished_at="2026-11-21T10:00:00Z",
+    )
+
+
+def after(*attempts: PastResult, clips_are_there: bool = True) -> PlanFacts:
+    return replace(
+        FACTS,
+        latest={past.row_key: past for past in attempts},
+        by_job={past.job_id: past for past in attempts},
+        attempts={past.job_id: 2 for past in attempts},
+        clips=frozenset(past.clip for past in attempts if past.clip and clips_are_there),
+    )
+
+
+def jobs_of(planned: RenderPlan) -> list[RenderJob]:
+    return sorted((p.job for p in planned.to_run), key=lambda job: job.seed)
+
+
+def test_rows_without_a_past_are_new_and_it_is_their_first_attempt() -> None:
+    assert [(p.reason, p.why, p.attempt) for p in plan().to_run] == [(Reason.NEW, "new", 1)] * 2
+
+
+def test_rendered_rows_whose_clips_are_there_are_done() -> None:
+    first, second = jobs_of(plan())
+    again = plan(facts=after(attempt(first), attempt(second, Status.LOW_IDENTITY)))
+    assert again.to_run == ()
+    assert [job.job_id for job in again.done] == [first.job_id, second.job_id]
+
+
+def test_a_missing_clip_is_rendered_again() -> None:
+    first, _ = jobs_of(plan())
+    planned = plan(facts=after(attempt(first), clips_are_there=False)).to_run
+    found = next(p for p in planned if p.job.seed == 1)
+    assert (found.reason, found.attempt) == (Reason.MISSING_CLIP, 3)
+    assert found.why == f"clip missing: {first.clip_name} is no longer in outputs"
+
+
+def test_a_changed_setting_is_named_with_both_values_and_others_stay_done() -> None:
+    first, second = jobs_of(plan())
+    again = plan(facts=after(attempt(first), attempt(second)), frames=13)
+    assert [(p.reason, p.why) for p in again.to_run] == [
+        (Reason.CHANGED, "changed: frames 9 -> 13")
+    ]
+    assert [job.seed for job in again.done] == [2]
+
+
+def test_an_edited_prompt_is_named_in_the_rows_that_use_it() -> None:
+    first, second = jobs_of(plan())
+    again = plan(facts=after(attempt(first), attempt(second)), prompt="A cat runs.")
+    assert [p.why for p in again.to_run] == ["changed: prompt 'A dog runs.' -> 'A cat runs.'"] * 2
+
+
+def test_an_edited_prompt_of_a_table_is_named_although_its_name_changes_too() -> None:
+    table = "subject,image,synthetic,prompt,seed,variant\nhost,h.png,true,{},1,tiny\n"
+    before = jobs_of(plan(table.format("A dog runs."), name="m.csv"))[0]
+    again = plan(table.format("A cat runs."), after(attempt(before)), name="m.csv")
+    assert [p.why for p in again.to_run] == ["changed: prompt 'A dog runs.' -> 'A cat runs.'"]
+
+
+def test_a_row_added_beside_an_old_one_is_new() -> None:
+    table = "subject,image,synthetic,prompt,seed,variant\nhost,h.png,true,One.,1,tiny\n"
+    before = jobs_of(plan(table, name="m.csv"))[0]
+    again = plan(table + "host,,,Two.,1,tiny\n", after(attempt(before)), name="m.csv")
+    assert [(p.job.prompt, p.why) for p in again.to_run] == [("Two.", "new")]
+    assert len(again.done) == 1
+
+
+def test_rows_that_share_their_names_do_not_claim_each_others_past() -> None:
+    text = YAML.format(prompt="x", frames=9)
+    both = text + "  - {subject: host, prompt: p, seed: 1, variant: tiny, steps: 8}\n"
+    first, _ = jobs_of(plan(text))
+    again = plan(both, after(attempt(first)), only=(("seed", "1"),))
+    assert [p.why for p in again.to_run] == ["new"]
+    assert [job.job_id for job in again.done] == [first.job_id]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "reason", "why"),
+    [
+        (Status.FAILED, ErrorCode.ENCODER, "ffmpeg exit 1\nlong log", Reason.FAILED,
+         "failed before (encoder: ffmpeg exit 1)"),
+        (Status.FAILED, ErrorCode.INTERNAL, "", Reason.FAILED, "failed before (internal)"),
+        (Status.INTERRUPTED, None, "", Reason.INTERRUPTED, "interrupted"),
+    ],
+)  # fmt: skip
+def test_unfinished_rows_run_again_and_say_how_they_ended(
+    status: Status, code: ErrorCode | None, message: str, reason: Reason, why: str
+) -> None:
+    first, _ = jobs_of(plan())
+    planned = plan(facts=after(attempt(first, status, code, message))).to_run
+    found = next(p for p in planned if p.job.seed == 1)
+    assert (found.reason, found.why, found.attempt) == (reason, why, 3)
+
+
+def test_withheld_and_quarantined_rows_wait_and_say_what_frees_them() -> None:
+    first, second = jobs_of(plan())
+    held = plan(
+        facts=after(
+            attempt(first, Status.WITHHELD),
+            attempt(second, Status.FAILED, ErrorCode.WORKER_DIED, "killed twice"),
+        )
+    ).held
+    assert [(h.job.seed, h.why) for h in held] == [
+        (1, "withheld by the safety check; it runs again when its request changes"),
+        (2, "quarantined: worker_died: killed twice; `lynx-engine retry` runs it again"),
+    ]
+
+
+def test_a_withheld_row_runs_once_its_request_changes() -> None:
+    first, _ = jobs_of(plan())
+    again = plan(facts=after(attempt(first, Status.WITHHELD)), frames=13)
+    assert again.held == ()
+    assert "changed: frames 9 -> 13" in [p.why for p in again.to_run]
+
+
+def retried(retry: RetryFilter, first: PastResult, second: PastResult) -> dict[int, str]:
+    planned = plan(facts=after(first, second), retry=retry)
+    assert all(p.reason is Reason.RETRY for p in planned.to_run)
+    return {p.job.seed: p.why for p in planned.to_run}
+
+
+def test_retry_runs_failed_quarantined_and_low_identity_rows_only() -> None:
+    one, two = jobs_of(plan())
+    dead = attempt(two, Status.FAILED, ErrorCode.WORKER_DIED)
+    low = attempt(one, Status.LOW_IDENTITY)
+    everything = RetryFilter()
+    assert retried(everything, low, dead) == {
+        1: "retry: low identity",
+        2: "retry: failed before (worker_died)",
+    }
+    assert retried(RetryFilter(statuses=frozenset({"quarantined"})), low, dead).keys() == {2}
+    assert retried(everything, attempt(one), attempt(two, Status.WITHHELD)) == {}
+    assert retried(everything, attempt(one, Status.INTERRUPTED), attempt(two)) == {}
+
+
+def test_retry_can_be_narrowed_by_code_and_row() -> None:
+    one, two = jobs_of(plan())
+    past = (
+        attempt(one, Status.FAILED, ErrorCode.ENCODER),
+        attempt(two, Status.FAILED, ErrorCode.DISK),
+    )
+    assert retried(RetryFilter(codes=frozenset({"disk"})), *past).keys() == {2}
+    assert retried(RetryFilter(rows=frozenset({"4"})), *past).keys() == {1}
+    assert retried(RetryFilter(rows=frozenset({two.job_id[:8]})), *past).keys() == {2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after_it", "told"),
+    [
+        ({"frames": 49, "steps": 4}, {"frames": 81, "steps": 8},
+         ["frames 49 -> 81", "steps 4 -> 8"]),
+        ({"subject_digest": "a"}, {"subject_digest": "b"}, ["subject photo changed"]),
+        ({"weights_fingerprint": "a"}, {"weights_fingerprint": "b"}, ["weights changed"]),
+        ({}, {"crf": 18}, ["video crf changed"]),
+        ({"prompt": "x" * 99}, {"prompt": ""}, [f"prompt {'x' * 39}… -> ''"]),
+    ],
+)  # fmt: skip
+def test_changes_are_told_in_the_authors_words(
+    before: Mapping[str, str | int], after_it: Mapping[str, str | int], told: list[str]
+) -> None:
+    assert describe_changes(before, after_it) == told
