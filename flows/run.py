@@ -131,7 +131,7 @@ def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
         RefusedError: With every problem found.
     """
     settings = load_settings(manifest.parent)
-    read = read_manifest(manifest)
+    read = read_manifest(manifest, lenient=True)
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
     faces = find_subject_faces(plan, skip_bad_rows=skip_bad_rows)
     return Run(plan, faces, settings, find_devices(devices), Silence())

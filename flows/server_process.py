@@ -1,4 +1,4 @@
-"""The process behind `flows.server`: Prefect's own API on an inherited socket, until stdin closes."""
+"""The process behind `flows.server`: Prefect's API on an inherited socket until stdin closes."""
 
 from __future__ import annotations
 

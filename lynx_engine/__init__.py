@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flows.render_campaign import render
-    from lynx_engine.campaign import gather_facts
+    from flows.run import render
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.provenance.store import read_log
+    from lynx_engine.survey import gather_facts
 
 __all__ = ["__version__", "gather_facts", "plan_renders", "read_log", "read_manifest", "render"]
 
 _HOMES = {
-    "gather_facts": "lynx_engine.campaign",
+    "gather_facts": "lynx_engine.survey",
     "plan_renders": "lynx_engine.planning",
     "read_log": "lynx_engine.provenance.store",
     "read_manifest": "lynx_engine.manifest.read",
-    "render": "flows.render_campaign",
+    "render": "flows.run",
 }
 
 

@@ -209,18 +209,25 @@ class Campaign:
         try:
             draft = self._render(planned)
             return self._publish(planned, draft)
-        except AbandonedError:
-            return self._record(planned, started_at, Interrupted())
-        except RowError as error:
-            if error.code is ErrorCode.DISK:
+        except Exception as error:  # noqa: BLE001  # one row's failure must not stop the others
+            result = self._result_of(planned, error)
+        if isinstance(result, Interrupted) and self._paused:
+            return result
+        return self._record(planned, started_at, result)
+
+    def _result_of(self, planned: PlannedJob, error: Exception) -> Failed | Interrupted:
+        """Return what a failure means: the table of failure rules, in one place."""
+        match error:
+            case AbandonedError():
+                return Interrupted()
+            case RowError(code=ErrorCode.DISK):
                 return self._pause(str(error))
-            return self._record(planned, started_at, Failed(error.code, str(error)))
-        except OSError as error:
-            if error.errno in _FULL_DISK:
+            case RowError():
+                return Failed(error.code, str(error))
+            case OSError() if error.errno in _FULL_DISK:
                 return self._pause(f"{error.filename or self._folder}: {error.strerror}")
-            return self._record(planned, started_at, self._bug(planned, error))
-        except Exception as error:  # noqa: BLE001  # one row's bug must not stop the others
-            return self._record(planned, started_at, self._bug(planned, error))
+            case _:
+                return Failed(ErrorCode.INTERNAL, self._keep_traceback(planned, error))
 
     def _render(self, planned: PlannedJob) -> ClipDraft:
         job = planned.job
@@ -265,7 +272,6 @@ class Campaign:
             run_id=self.run_id,
             started_at=started_at,
             finished_at=datetime.now(UTC),
-            face_detector=self._preflight.detector,
             key=self._key,
         )
         try:
@@ -277,11 +283,10 @@ class Campaign:
             return self._pause(f"{self._folder / LOG_FOLDER}: {error.strerror}")
         return result
 
-    def _bug(self, planned: PlannedJob, error: Exception) -> Failed:
+    def _keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
         path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        words = f"unexpected {type(error).__name__}: {error}. The traceback is in {path}."
-        return Failed(ErrorCode.INTERNAL, words)
+        return f"unexpected {type(error).__name__}: {error}. The traceback is in {path}."
 
     def _pause(self, why: str) -> Interrupted:
         """Stop the campaign without a mark on any row: the disk may not take a record now."""

@@ -59,6 +59,7 @@ class RenderJob:
         consent: `basis` of the recorded right to the face, "synthetic", or "" without a subject.
         subject_digest: sha256 of the photo's bytes, "" without a subject.
         face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
+        face_detector: What finds its landmarks; another detector crops otherwise.
         prompt: The text, exactly as written.
         negative_prompt: The text guidance steers away from.
         variant: Registry name.
@@ -91,6 +92,7 @@ class RenderJob:
     consent: str
     subject_digest: str = field(metadata=_request("subject photo"))
     face: str = field(metadata=_request("face"))
+    face_detector: str = field(metadata=_request("face detector"))
     prompt: str = field(metadata=_request("prompt"))
     negative_prompt: str = field(metadata=_request("negative_prompt"))
     variant: str = field(metadata=_request("variant"))
@@ -281,8 +283,7 @@ class WorkerFacts:
         device_name: The device's own name.
         attention_backend: The kernel family that computed attention.
         memory_tier: The tier in force.
-        stages_s: Seconds by stage: load, text, identity, reference, denoise, decode, encode,
-            check.
+        stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.
     """

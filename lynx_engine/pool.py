@@ -251,7 +251,11 @@ def _workers(setups: list[WorkerSetup], settings: Settings) -> dict[int, dict[st
                 "local_directory": str(scratch.resolve()),
                 "host": "127.0.0.1",
                 # The device is fixed before the process starts: CUDA reads this once.
-                "env": {"CUDA_VISIBLE_DEVICES": _visible(setup.device)},
+                "env": {
+                    "CUDA_VISIBLE_DEVICES": _visible(setup.device),
+                    # Without it, torch refuses deterministic matrix products (`numerics: strict`).
+                    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                },
             },
         }
         for index, setup in enumerate(setups)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import Problem, RefusedError, RowError
+from lynx_engine.identity.detect import detector_name
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.models.fingerprint import weights_fingerprint
@@ -75,6 +76,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         attempts=history.attempts,
         clips=frozenset(p.name for p in (folder / CLIPS_FOLDER).glob("*.mp4")),
         today=datetime.now(UTC).date(),
+        face_detector=detector_name(),
     )
 
 
@@ -103,12 +105,10 @@ class Preflight:
 
     Attributes:
         landmarks: Face -> float32 [5, 2], (x, y) in pixels of the photo.
-        detector: Name and version of what found them, "" when no photo was needed.
         problems: Job id -> why its photo has no usable face.
     """
 
     landmarks: Mapping[FaceKey, npt.NDArray[np.float32]]
-    detector: str
     problems: Mapping[str, Problem]
 
 
@@ -123,7 +123,7 @@ def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Pref
     Raises:
         RefusedError: With every photo that has no usable face, unless bad rows are skipped.
     """
-    from lynx_engine.identity.detect import choose_face, detector_in_use, find_faces
+    from lynx_engine.identity.detect import choose_face, find_faces
 
     landmarks: dict[FaceKey, npt.NDArray[np.float32]] = {}
     faults: dict[FaceKey, str] = {}
@@ -141,4 +141,4 @@ def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Pref
             problems[job.job_id] = Problem(job.where, f"subject '{job.subject}': {faults[key]}")
     if problems and not skip_bad_rows:
         raise RefusedError(sorted(set(problems.values())))
-    return Preflight(landmarks, detector_in_use().name if landmarks else "", problems)
+    return Preflight(landmarks, problems)

@@ -115,6 +115,7 @@ class DeviceWorker:
         self._setup = setup
         self._engine: RenderEngine | None = None
         self._engine_key = ("", "")
+        self._weights: dict[str, str] = {}
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -161,7 +162,7 @@ class DeviceWorker:
                     "check": check_s,
                 },
                 peak_memory_bytes=rendering.peak_memory_bytes,
-                weights={},
+                weights=self._weights,
             ),
             started_at=started_at,
         )
@@ -172,6 +173,7 @@ class DeviceWorker:
             return self._engine, 0.0
         from lynx_engine.engine import RenderEngine
         from lynx_engine.models.checkpoint import ensure_weights
+        from lynx_engine.models.fingerprint import locked_digests, required_files
 
         self._engine = None  # the old model leaves the device before the new one comes
         started = time.monotonic()
@@ -184,6 +186,10 @@ class DeviceWorker:
             spec, weights_dir=weights_dir, device=device, precision=precision
         )
         self._engine_key = (variant, precision)
+        locked = locked_digests(weights_dir)
+        self._weights = {
+            path: locked[path] for path in required_files(spec, weights_dir) if path in locked
+        }
         load_s = time.monotonic() - started
         logger.info("loaded %s on %s in %.1f s", variant, self._setup.device, load_s)
         return self._engine, load_s

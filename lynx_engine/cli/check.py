@@ -22,7 +22,7 @@ def command(
     from lynx_engine.survey import gather_facts
     from lynx_engine.variants import REGISTRY
 
-    read = read_manifest(manifest)
+    read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read)
     unchecked = dict.fromkeys(REGISTRY, "unchecked")
     plan = plan_renders(read, replace(facts, weights=unchecked, weights_problems={}))

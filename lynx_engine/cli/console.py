@@ -26,7 +26,7 @@ _HARMLESS = frozenset({"\u200d", "\ufe0f"})
 
 
 def visible(text: str, *, keep_newlines: bool = False) -> str:
-    """Return `text` with every invisible or steering character spelled as \\uXXXX."""
+    """Return `text` with every invisible or steering character spelled by its code point."""
     return "".join(
         character
         if character in _HARMLESS

@@ -27,7 +27,7 @@ def command(
     from lynx_engine.planning import plan_renders
     from lynx_engine.survey import gather_facts
 
-    read = read_manifest(manifest, lenient=skip_bad_rows)
+    read = read_manifest(manifest, lenient=True)
     plan = plan_renders(
         read,
         gather_facts(read),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A row's bar counts to 100; sampling is nearly all of a long row's time.
 _ROW = 100.0
-_STARTS_AT = {"load": 0, "text": 5, "reference": 8, "denoise": 10, "decode": 90, "encode": 96}
+_STARTS_AT = {"load": 0, "text": 5, "subject": 8, "denoise": 10, "decode": 90, "encode": 96}
 _ENDS_AT = {"denoise": 90.0}
 
 

@@ -83,7 +83,7 @@ def render_manifest(
     from lynx_engine.survey import gather_facts
 
     settings = load_settings()
-    read = read_manifest(manifest, lenient=skip_bad_rows)
+    read = read_manifest(manifest, lenient=True)
     plan = plan_renders(
         read,
         gather_facts(read, settings),

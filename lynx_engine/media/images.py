@@ -69,8 +69,10 @@ def read_photo(path: Path) -> npt.NDArray[np.uint8]:
     import numpy as np
     from PIL import Image, ImageOps
 
-    with _open(_read_regular_file(path), path) as image:
+    data = _read_regular_file(path)
+    with _open(data, path) as checked, _open(data, path) as image:
         try:
+            checked.verify()  # PNG checksums, which decoding passes over
             upright = ImageOps.exif_transpose(image)
             has_alpha = "A" in upright.getbands() or "transparency" in upright.info
             if has_alpha and np.asarray(upright.convert("RGBA").getchannel("A")).min() < 255:
@@ -101,11 +103,12 @@ def _read_regular_file(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise _refuse(path, f"cannot be opened ({error.strerror}).") from None
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
+        raise _refuse(path, f"is {kind}. Name a PNG, JPEG or WebP picture.")
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
-            raise _refuse(path, f"is {kind}. Name a PNG, JPEG or WebP picture.")
         if facts.st_size > MAX_BYTES:
             raise _refuse(
                 path,

@@ -111,7 +111,8 @@ def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> 
         .global_args("-hide_banner", "-loglevel", "error", "-nostdin")
         .compile(cmd=find_ffmpeg(), overwrite_output=True)
     )
-    _run_encoder(command, np.ascontiguousarray(frames).data)
+    # As plain bytes: subprocess would count a memoryview of four axes by its first one.
+    _run_encoder(command, np.ascontiguousarray(frames).data.cast("B"))
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -17,8 +17,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lynx_engine import __version__
-
 KEY_BYTES = 32
 
 
@@ -38,7 +36,7 @@ class Environment:
 def read_environment() -> Environment:
     """Return this process's environment."""
     return Environment(
-        engine_version=__version__,
+        engine_version=_version("lynx_engine"),
         commit=_commit(Path(__file__).resolve().parents[2]),
         python_version=platform.python_version(),
         torch_version=_version("torch"),

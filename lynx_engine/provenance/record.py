@@ -26,7 +26,6 @@ def make_record(
     run_id: str,
     started_at: datetime,
     finished_at: datetime,
-    face_detector: str,
     key: bytes,
 ) -> ProvenanceRecord:
     """Describe one attempt.
@@ -37,7 +36,6 @@ def make_record(
         run_id: The run it belongs to.
         started_at: UTC, when a device took the row.
         finished_at: UTC, when the attempt ended.
-        face_detector: What found the landmarks.
         key: Workspace key, for the photo's keyed digest.
     """
     job = planned.job
@@ -59,7 +57,6 @@ def make_record(
         "consent": job.consent,
         "safety": job.safety,
         "memory": job.memory,
-        "face_detector": face_detector if job.photo is not None else "",
         "total_s": (finished_at - started_at).total_seconds(),
     }
     return ProvenanceRecord(**columns)  # pyright: ignore[reportArgumentType]  # checked by the parquet schema

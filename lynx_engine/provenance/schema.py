@@ -42,6 +42,7 @@ class ProvenanceRecord:
         safety: `on` or `acknowledged-off`.
         subject_digest: Keyed digest (HMAC-SHA256, workspace key) of the photo; "" without one.
         face: Which face of the photo.
+        face_detector: Library, version, networks and licence of what found its landmarks.
         prompt: The text, exactly.
         negative_prompt: The text guidance steers away from, exactly.
         variant: Registry name.
@@ -73,11 +74,9 @@ class ProvenanceRecord:
         attention_backend: Kernel family that computed attention.
         memory: Memory tier asked for.
         memory_tier: Memory tier in force.
-        face_detector: Detector that found the landmarks, "" without a subject.
         load_s: Seconds loading the model for this attempt, 0 when warm.
         text_s: Seconds encoding text, 0 when cached.
-        identity_s: Seconds making the identity embedding and tokens.
-        reference_s: Seconds for reference features, 0 when cached.
+        subject_s: Seconds for identity tokens, reference features, and their keys and values.
         denoise_s: Seconds sampling.
         decode_s: Seconds decoding latents.
         encode_s: Seconds encoding the clip.
@@ -110,6 +109,7 @@ class ProvenanceRecord:
     safety: str
     subject_digest: str
     face: str
+    face_detector: str
     prompt: str
     negative_prompt: str
     variant: str
@@ -141,11 +141,9 @@ class ProvenanceRecord:
     attention_backend: str = ""
     memory: str
     memory_tier: str = ""
-    face_detector: str = ""
     load_s: float = 0.0
     text_s: float = 0.0
-    identity_s: float = 0.0
-    reference_s: float = 0.0
+    subject_s: float = 0.0
     denoise_s: float = 0.0
     decode_s: float = 0.0
     encode_s: float = 0.0

@@ -1,0 +1,240 @@
+"""The campaign's own rules on a real folder and real parquet; the devices follow a script."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from lynx_engine.campaign import CampaignSummary, open_campaign
+from lynx_engine.errors import (
+    AbandonedError,
+    ErrorCode,
+    ExitCode,
+    LockedError,
+    Problem,
+    RowError,
+)
+from lynx_engine.jobs import Failed, Interrupted, Rendered, RenderJob, RenderPlan
+from lynx_engine.provenance.store import read_log
+from lynx_engine.settings import Settings
+from lynx_engine.survey import Preflight, face_key
+from lynx_engine.worker import RenderTask
+from tests.support.jobs import astronaut, make_job, plan_of
+from tests.support.pools import ScriptedPool, Watcher
+
+NO_FACES = Preflight({}, {})
+
+
+def raising(error: BaseException) -> Callable[[RenderTask], NoReturn]:
+    def fail(_: RenderTask) -> NoReturn:
+        raise error
+
+    return fail
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(workspace=folder)
+
+
+def run(
+    folder: Path,
+    pool: ScriptedPool,
+    plan: RenderPlan,
+    *,
+    faces: Preflight = NO_FACES,
+    watcher: Watcher | None = None,
+) -> CampaignSummary:
+    with open_campaign(
+        plan, pool, settings=settings_in(folder), faces=faces, observer=watcher or Watcher()
+    ) as campaign:
+        for planned in plan.to_run:
+            campaign.render_row(planned)
+        return campaign.summary()
+
+
+def statuses(folder: Path) -> dict[int, tuple[str, str]]:
+    log = read_log("trial", settings=settings_in(folder))
+    return {row["seed"]: (row["status"], row["code"]) for row in log.iter_rows(named=True)}
+
+
+def clips(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (folder / "outputs/trial/clips").iterdir()}
+
+
+def drafts(folder: Path) -> list[Path]:
+    return list((folder / "outputs/trial/.drafts").iterdir())
+
+
+THREE = tuple(make_job(seed=seed) for seed in (1, 2, 3))
+
+
+def test_each_row_becomes_one_clip_and_one_record(tmp_path: Path) -> None:
+    summary = run(tmp_path, ScriptedPool(), plan_of(*THREE))
+    assert clips(tmp_path) == {job.clip_name: b"clip of seed %d" % job.seed for job in THREE}
+    assert statuses(tmp_path) == dict.fromkeys((1, 2, 3), ("rendered", ""))
+    assert (summary.rendered, summary.failed, summary.exit_code) == (3, 0, ExitCode.OK)
+    assert drafts(tmp_path) == []
+
+
+def test_clip_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    run(tmp_path, ScriptedPool(), plan_of(THREE[0]))
+    clip = tmp_path / "outputs/trial/clips" / THREE[0].clip_name
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(clip.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_row_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    watcher = Watcher()
+    pool = ScriptedPool({2: raising(RowError(ErrorCode.ENCODER, "ffmpeg exited with 1"))})
+    summary = run(tmp_path, pool, plan_of(*THREE), watcher=watcher)
+    assert statuses(tmp_path)[2] == ("failed", "encoder")
+    assert (summary.rendered, summary.failed) == (2, 1)
+    assert summary.exit_code is ExitCode.ROWS_FAILED
+    assert summary.failures == {THREE[1].clip_name: "encoder: ffmpeg exited with 1"}
+    assert watcher.results[2] == Failed(ErrorCode.ENCODER, "ffmpeg exited with 1")
+    assert isinstance(watcher.results[3], Rendered)
+    assert (1, "denoise", 1, 4) in watcher.stages
+
+
+def test_unexpected_exception_keeps_its_traceback_and_exits_3(tmp_path: Path) -> None:
+    pool = ScriptedPool({1: raising(ZeroDivisionError("a bug"))})
+    summary = run(tmp_path, pool, plan_of(*THREE))
+    assert statuses(tmp_path) == {
+        1: ("failed", "internal"),
+        2: ("rendered", ""),
+        3: ("rendered", ""),
+    }
+    assert summary.exit_code is ExitCode.BUG
+    (traceback,) = (tmp_path / "outputs/trial").glob("traceback-*.txt")
+    assert "ZeroDivisionError: a bug" in traceback.read_text()
+    assert str(traceback) in summary.failures[THREE[0].clip_name]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "clip.mp4"),
+        OSError(30, "Read-only file system", "clip.mp4"),
+        OSError(122, "Disk quota exceeded", "clip.mp4"),
+        RowError(ErrorCode.DISK, "ffmpeg: No space left on device"),
+    ],
+)
+def test_full_disk_pauses_and_marks_nothing_failed(tmp_path: Path, error: Exception) -> None:
+    pool = ScriptedPool({2: raising(error)})
+    summary = run(tmp_path, pool, plan_of(*THREE))
+    assert statuses(tmp_path) == {1: ("rendered", "")}
+    assert pool.seeds == [1, 2]
+    assert (summary.exit_code, summary.interrupted, summary.failed) == (ExitCode.PAUSED, 2, 0)
+
+
+def test_record_that_cannot_be_written_pauses_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lynx_engine.campaign.write_part", full)
+    summary = run(tmp_path, ScriptedPool(), plan_of(*THREE))
+    assert summary.exit_code is ExitCode.PAUSED
+    assert statuses(tmp_path) == {}
+
+
+def test_rows_given_up_are_interrupted_and_not_charged(tmp_path: Path) -> None:
+    pool = ScriptedPool({2: raising(AbandonedError())})
+    summary = run(tmp_path, pool, plan_of(*THREE))
+    assert statuses(tmp_path)[2] == ("interrupted", "")
+    assert summary.interrupted == 1
+
+
+def test_stopped_campaign_begins_no_further_row(tmp_path: Path) -> None:
+    pool, watcher, plan = ScriptedPool(), Watcher(), plan_of(*THREE)
+    with open_campaign(
+        plan, pool, settings=settings_in(tmp_path), faces=NO_FACES, observer=watcher
+    ) as campaign:
+        campaign.render_row(plan.to_run[0])
+        campaign.stop(signal.SIGTERM)
+        campaign.render_row(plan.to_run[1])
+        summary = campaign.summary()
+    assert pool.seeds == [1]
+    assert isinstance(watcher.results[2], Interrupted)
+    assert summary.exit_code == 143
+    assert statuses(tmp_path) == {1: ("rendered", "")}
+
+
+def faced(seed: int, *, variant: str = "tiny", face: str = "only") -> RenderJob:
+    return make_job(
+        seed=seed, variant=variant, face=face, photo=astronaut(), subject_digest="ab" * 32
+    )
+
+
+def test_face_is_embedded_once_for_all_rows_that_share_photo_and_recogniser(
+    tmp_path: Path,
+) -> None:
+    jobs = [faced(1), faced(2), faced(3, variant="tiny_lite"), faced(4, face="largest")]
+    landmarks = np.zeros((5, 2), np.float32)
+    faces = Preflight({face_key(job): landmarks for job in jobs}, {})
+    pool = ScriptedPool()
+    run(tmp_path, pool, plan_of(*jobs), faces=faces)
+    assert len(pool.faces) == 2
+    assert {request.photo for request in pool.faces} == {astronaut().resolve()}
+
+
+def test_row_without_a_usable_face_fails_with_its_code(tmp_path: Path) -> None:
+    job = faced(1)
+    faces = Preflight({}, {job.job_id: Problem("trial.yaml:3", "no face was found")})
+    pool = ScriptedPool()
+    run(tmp_path, pool, plan_of(job, THREE[1]), faces=faces)
+    assert statuses(tmp_path) == {1: ("failed", "face"), 2: ("rendered", "")}
+
+
+def test_left_over_drafts_and_half_parts_are_swept(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/trial"
+    for name in (".drafts/dead.mp4", "provenance/.part-x.parquet.7.tmp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"half")
+    run(tmp_path, ScriptedPool(), plan_of(THREE[0]))
+    assert drafts(tmp_path) == []
+    assert [p.suffix for p in (folder / "provenance").iterdir()] == [".parquet"]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tests.integration.test_campaign import NO_FACES, settings_in
+from lynx_engine.campaign import open_campaign
+from tests.support.jobs import plan_of
+from tests.support.pools import ScriptedPool, Watcher
+with open_campaign(plan_of(), ScriptedPool(), settings=settings_in(Path(sys.argv[1])),
+                   faces=NO_FACES, observer=Watcher()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_second_run_of_a_campaign_is_refused_with_the_holder_named(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            with pytest.raises(LockedError, match=f"process {holder.pid} on ") as caught:
+                run(tmp_path, ScriptedPool(), plan_of(*THREE))
+            assert caught.value.exit_code is ExitCode.LOCKED
+        finally:
+            holder.kill()
+    # The lock went with its holder, however it died.
+    assert run(tmp_path, ScriptedPool(), plan_of(*THREE)).rendered == 3
