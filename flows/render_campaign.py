@@ -6,22 +6,48 @@ from the environment when it is first imported.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
 from prefect.futures import wait
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.run import handed_over, open_run, prepare_run, stops_on_signals
+from flows.run import open_run, prepare_run, stops_on_signals
 from flows.tasks import prepare_subject, render_row
 from lynx_engine.campaign import Campaign
 from lynx_engine.survey import face_key
 
 # One row waits at each device beside the one it renders, so that no device waits for a row.
 ROWS_PER_DEVICE = 2
+DRAIN_S = 10.0
+
+
+_handed_over: ContextVar[Campaign | None] = ContextVar("handed_over", default=None)
+
+
+def run_flow(campaign: Campaign, *, api_url: str | None) -> None:
+    """Run the flow on a campaign that is open already.
+
+    Args:
+        campaign: What the flow renders.
+        api_url: Address of the run's own server; None for the user's.
+    """
+    # Given here, not by the environment: prefect reads that once, a process may render twice.
+    updates: dict[Any, str] = {} if api_url is None else {PREFECT_API_URL: api_url}
+    token = _handed_over.set(campaign)
+    try:
+        with temporary_settings(updates=updates):
+            render_campaign(campaign.plan.campaign, return_state=True)
+            # What Prefect still has to send goes out while its server lives.
+            EventsWorker.drain_all(timeout=DRAIN_S)
+    finally:
+        _handed_over.reset(token)
 
 
 @flow(name="render-campaign", flow_run_name="{manifest}", persist_result=False)
@@ -35,7 +61,7 @@ def render_campaign(
         devices: As `lynx-engine render --devices`.
         skip_bad_rows: As `lynx-engine render --skip-bad-rows`.
     """
-    campaign = handed_over.get()
+    campaign = _handed_over.get()
     if campaign is not None:
         return render_all(campaign)
     run = prepare_run(Path(manifest), devices=devices, skip_bad_rows=skip_bad_rows)

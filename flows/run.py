@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -60,10 +59,6 @@ class Run:
     observer: Observer
 
 
-handed_over: ContextVar[Campaign | None] = ContextVar("handed_over", default=None)
-"""The campaign that the command line opened; a flow that a schedule starts opens its own."""
-
-
 def render(
     plan: RenderPlan,
     *,
@@ -99,15 +94,11 @@ def render(
         return render_in_process(run)
     with prefect_server(run.settings) as server, open_run(run) as campaign:
         # Not before: prefect reads its settings from the environment when it is imported.
-        from flows.render_campaign import render_campaign
+        from flows.render_campaign import run_flow
 
         if server is not None:
             server.wait_until_ready()
-        token = handed_over.set(campaign)
-        try:
-            render_campaign(plan.campaign, return_state=True)
-        finally:
-            handed_over.reset(token)
+        run_flow(campaign, api_url=None if server is None else server.url)
         return campaign.summary()
 
 

@@ -60,11 +60,9 @@ def prefect_server(settings: Settings) -> Generator[LocalServer | None]:
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(home.resolve()))
     server = LocalServer(home, start_s=settings.server_start_s)
-    os.environ["PREFECT_API_URL"] = server.url
     try:
         yield server
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
         server.stop()
 
 
@@ -91,7 +89,6 @@ class LocalServer:
                     stderr=log,
                     pass_fds=[listener.fileno()],
                     start_new_session=True,
-                    env={**os.environ, "PREFECT_API_URL": ""},
                 )
 
     def wait_until_ready(self) -> None:

@@ -233,7 +233,14 @@ def open_pool(settings: Settings, devices: tuple[str, ...]) -> Generator[DeviceP
 def _scheduler() -> dict[str, object]:
     from distributed import Scheduler
 
-    return {"cls": Scheduler, "options": {"dashboard": False, "port": 0, "host": "127.0.0.1"}}
+    # Every port is a free one: two campaigns may run beside each other.
+    options = {
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+        "port": 0,
+    }
+    return {"cls": Scheduler, "options": options}
 
 
 def _workers(setups: list[WorkerSetup], settings: Settings) -> dict[int, dict[str, object]]:

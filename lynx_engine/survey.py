@@ -6,17 +6,20 @@ loads no torch: faces are found with OpenCV, weights are told apart by sampling 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import Problem, RefusedError, RowError
 from lynx_engine.identity.detect import detector_name
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
+from lynx_engine.manifest.read import in_file_order
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.models.fingerprint import weights_fingerprint
-from lynx_engine.planning import PhotoFacts, PlanFacts
+from lynx_engine.planning import PhotoFacts, PlanFacts, consent_problems
 from lynx_engine.provenance.environment import keyed_digest, workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
@@ -123,22 +126,54 @@ def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Pref
     Raises:
         RefusedError: With every photo that has no usable face, unless bad rows are skipped.
     """
-    from lynx_engine.identity.detect import choose_face, find_faces
-
     landmarks: dict[FaceKey, npt.NDArray[np.float32]] = {}
-    faults: dict[FaceKey, str] = {}
     problems: dict[str, Problem] = {}
     for job in (planned.job for planned in plan.to_run):
         if job.photo is None:
             continue
-        key = face_key(job)
-        if key not in landmarks and key not in faults:
-            try:
-                landmarks[key] = choose_face(find_faces(read_photo(job.photo)), job.face).landmarks
-            except RowError as error:
-                faults[key] = f"{job.photo}: {error}"
-        if key in faults:
-            problems[job.job_id] = Problem(job.where, f"subject '{job.subject}': {faults[key]}")
+        found = _find_face(job.photo, job.subject_digest, job.face)
+        if isinstance(found, str):
+            problems[job.job_id] = Problem(job.where, _face_letter(job.subject, found))
+        else:
+            landmarks[face_key(job)] = found
     if problems and not skip_bad_rows:
-        raise RefusedError(sorted(set(problems.values())))
+        raise RefusedError(in_file_order(tuple(problems.values())))
     return Preflight(landmarks, problems)
+
+
+def face_problems(
+    manifest: Manifest, facts: PlanFacts, subjects: Collection[str] | None = None
+) -> tuple[Problem, ...]:
+    """Return what is wrong with the faces of a manifest, at the lines that name the photos.
+
+    Args:
+        manifest: The manifest.
+        facts: Its photos; one that cannot be read has a problem there already.
+        subjects: Look at these only. No face is read without a right to it.
+    """
+    problems: list[Problem] = []
+    for subject in manifest.subjects.values():
+        wanted = subjects is None or subject.name in subjects
+        if not wanted or subject.name not in facts.photos or consent_problems(subject, facts.today):
+            continue
+        digest = facts.photos[subject.name].digest
+        found = _find_face(subject.images[0], digest, subject.face)
+        if isinstance(found, str):
+            problems.append(Problem(subject.where, _face_letter(subject.name, found)))
+    return tuple(problems)
+
+
+@cache
+def _find_face(photo: Path, digest: str, choice: str) -> npt.NDArray[np.float32] | str:
+    """Return a face's landmarks, or why it cannot be used; `digest` tells photos apart."""
+    from lynx_engine.identity.detect import choose_face, find_faces
+
+    del digest
+    try:
+        return choose_face(find_faces(read_photo(photo)), choice).landmarks
+    except RowError as error:
+        return f"{photo}: {error}"
+
+
+def _face_letter(subject: str, fault: str) -> str:
+    return f"subject '{subject}': {fault}"

@@ -77,21 +77,26 @@ def render_manifest(
     """
     from lynx_engine.campaign import idle_summary
     from lynx_engine.cli.console import note, say, say_json
-    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.errors import RefusedError
+    from lynx_engine.manifest.read import in_file_order, read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.settings import load_settings
-    from lynx_engine.survey import gather_facts
+    from lynx_engine.survey import face_problems, gather_facts
 
     settings = load_settings()
     read = read_manifest(manifest, lenient=True)
-    plan = plan_renders(
-        read,
-        gather_facts(read, settings),
-        skip_bad_rows=skip_bad_rows,
-        only=only,
-        limit=limit,
-        retry=retry,
-    )
+    facts = gather_facts(read, settings)
+    try:
+        plan = plan_renders(
+            read, facts, skip_bad_rows=skip_bad_rows, only=only, limit=limit, retry=retry
+        )
+    except RefusedError as error:
+        # All problems at once: the photos are looked at even where the plan is refused already.
+        problems = (*error.problems, *face_problems(read, facts))
+        raise RefusedError(in_file_order(problems)) from None
+    problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photo})
+    if problems and not skip_bad_rows:
+        raise RefusedError(problems)
     for problem in plan.problems:
         note(str(problem))
     for held in plan.held:

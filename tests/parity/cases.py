@@ -95,7 +95,7 @@ class Case:
     """
 
     folder: Path
-    settings: dict[str, float | str]
+    settings: dict[str, int | float | str]
     expected: dict[str, npt.NDArray[np.generic]]
     photo: npt.NDArray[np.uint8]
 
@@ -104,6 +104,11 @@ class Case:
 
     def text(self, name: str) -> str:
         return str(self.settings[name])
+
+    @property
+    def seed(self) -> int:
+        # Not by way of a float, which rounds seeds above 2^53.
+        return int(self.settings["seed"])
 
     def face(self) -> SubjectFace:
         """Return the subject as the released code saw it."""
@@ -119,7 +124,7 @@ class Case:
             make_job(variant),
             prompt=self.text("prompt"),
             negative_prompt=self.text("negative_prompt"),
-            seed=int(self.number("seed")),
+            seed=self.seed,
             frames=int(self.number("frames")),
             size=FrameSize(int(self.number("width")), int(self.number("height"))),
             steps=int(self.number("steps")),

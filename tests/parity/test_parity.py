@@ -128,7 +128,7 @@ def test_identity_tokens_are_the_released_ones(loaded: LoadedCase) -> None:
 
 
 def test_reference_features_are_the_released_ones(loaded: LoadedCase) -> None:
-    case, seed = loaded.case, int(loaded.case.number("seed"))
+    case, seed = loaded.case, loaded.case.seed
     for key, face in (("reference_features", case.face()), ("reference_features_zero", None)):
         features = loaded.full.reference_features(face, seed=seed)
         assert len(features) == sum(name.startswith(f"full.{key}.") for name in case.expected)
