@@ -130,8 +130,13 @@ def _run(
     quiet: bool,
 ) -> CampaignSummary:
     from flows.run import render
+    from lynx_engine.cli.console import note
     from lynx_engine.cli.progress import watching
+    from lynx_engine.pool import find_devices
 
+    if not quiet:
+        where = "this process" if in_process else ", ".join(find_devices(devices))
+        note(f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}")
     folder = settings.campaign_dir(plan.campaign)
     with log_file(folder), watching(len(plan.to_run), quiet=quiet) as observer:
         return render(
