@@ -6,7 +6,6 @@ campaign or other process.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.identity.align import REFERENCE_CROP_PX
 from lynx_engine.identity.embed import SubjectFace, embed_face
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
-from lynx_engine.models.checkpoint import weights_error
+from lynx_engine.models.checkpoint import read_config, weights_error
 from lynx_engine.models.device import PRECISIONS, memory_errors, peak_memory_bytes, reproducible
 from lynx_engine.models.memory import SizedCache
 from lynx_engine.models.subject import SubjectModels, load_subject_models
@@ -41,12 +40,17 @@ if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
 OnStage = Callable[[str, int, int], None]
-"""(stage, done, total); stages are text, reference, denoise and decode."""
+"""(stage, done, total); stages are text, subject, denoise and decode."""
 
 # At 14B a prompt is some 1 MB (its real tokens only) and a subject's features 105 MB.
 _TEXT_CACHE_BYTES = 1 << 30
 _REFERENCE_CACHE_BYTES = 4 << 30
 _FACE_CACHE_BYTES = 64 << 20
+# What the released schedule is built on; diffusers' own defaults describe another model's.
+_FLOW_SCHEDULE: Mapping[str, object] = {
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+}
 # A picture whose every frame is flatter than this has no content; the faintest fog has more.
 _BLANK_GREY_LEVELS = 1.0
 
@@ -69,7 +73,7 @@ class Rendering:
 
     Attributes:
         frames: RGB, uint8, [F, H, W, 3].
-        stages_s: Seconds by stage: text, reference, denoise, decode.
+        stages_s: Seconds by stage: text, subject, denoise, decode.
         peak_memory_bytes: Largest device memory during the job; on a CPU the process's largest
             resident size so far.
         attention_backend: The kernel family that computed attention.
@@ -240,8 +244,11 @@ class RenderEngine:
     @torch.inference_mode()
     def identity_tokens(self, face: SubjectFace | None) -> torch.Tensor:
         """Return identity tokens [1, 16, D_in]; None stands for the zero embedding."""
-        embedding = np.zeros(512, np.float32) if face is None else face.embedding
-        return self._subject_models().identity_tokens(torch.as_tensor(embedding)[None])
+        subject = self._subject_models()
+        if face is None:
+            return subject.identity_tokens(torch.zeros(1, subject.resampler.embedding_width))
+        # Copied: an array that came from another process may be read-only, which torch warns of.
+        return subject.identity_tokens(torch.tensor(face.embedding)[None])
 
     @torch.inference_mode()
     def reference_features(
@@ -371,10 +378,11 @@ def check_content(frames: npt.NDArray[np.uint8]) -> None:
 
 def _read_scheduler_config(base: Path) -> dict[str, object]:
     path = base / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise weights_error(path, f"cannot be read ({error})") from error
+    config = read_config(path)
+    if "flow_shift" not in config or not _FLOW_SCHEDULE.items() <= config.items():
+        raise weights_error(
+            path, f"holds no flow schedule, which has a flow_shift and {dict(_FLOW_SCHEDULE)}"
+        )
     return config
 
 

@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.attention import KeyValue
-from lynx_engine.models.checkpoint import check_shapes, require, shapes_of
+from lynx_engine.models.checkpoint import check_shapes, require_shape, shapes_of
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import IdentityAdapterSpec
@@ -143,7 +143,12 @@ def build_identity_adapter(
         RowError: WEIGHTS, if layers do not match the base or a tensor does not fit.
     """
     layers = _read_layers(
-        tensors, "ip", path, count=-(-blocks // spec.block_stride), width=width, registers=True
+        tensors,
+        "ip",
+        path,
+        count=-(-blocks // spec.block_stride),
+        width=width,
+        source_width=require_shape(tensors, "0.to_k_ip.weight", path, axes=2)[1],
     )
     return IdentityAdapter(layers, spec)
 
@@ -157,7 +162,7 @@ def build_reference_adapter(
         RowError: WEIGHTS, if layers do not match the base or a tensor does not fit.
     """
     return ReferenceAdapter(
-        _read_layers(tensors, "ref", path, count=blocks, width=width, registers=False)
+        _read_layers(tensors, "ref", path, count=blocks, width=width, source_width=width)
     )
 
 
@@ -168,7 +173,7 @@ def _read_layers(
     *,
     count: int,
     width: int,
-    registers: bool,
+    source_width: int,
 ) -> list[AdapterLayer]:
     numbers = {int(m[1]) for name in tensors if (m := re.match(r"(\d+)\.", name))}
     if numbers != set(range(count)):
@@ -178,10 +183,9 @@ def _read_layers(
             f"where {count} are needed, numbered 0 to {count - 1}. "
             "Check that it belongs to this variant and this base.",
         )
-    source_width = require(tensors, f"0.to_k_{kind}.weight", path).shape[-1]
     # Either every layer has it or none: a layer that lost its bias is damage, not a variant.
     biased = any(name.endswith(".bias") for name in tensors)
-    with_registers = registers and any(name.endswith(".registers") for name in tensors)
+    with_registers = kind == "ip" and any(name.endswith(".registers") for name in tensors)
     expected: dict[str, tuple[int, ...]] = {}
     for n in range(count):
         for part in ("k", "v"):
@@ -189,7 +193,7 @@ def _read_layers(
             if biased:
                 expected[f"{n}.to_{part}_{kind}.bias"] = (width,)
         if with_registers:
-            extra = require(tensors, f"{n}.registers", path).shape[-2]
+            extra = require_shape(tensors, f"{n}.registers", path, axes=3)[1]
             expected[f"{n}.registers"] = (1, extra, source_width)
     check_shapes(shapes_of(tensors), expected, path)
 

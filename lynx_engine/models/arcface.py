@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lynx_engine.models.checkpoint import check_shapes, require, shapes_of
+from lynx_engine.models.checkpoint import check_shapes, require_shape, shapes_of
 
 CROP_PX = 112
 
@@ -85,6 +85,7 @@ class FaceEncoder(nn.Module):
     def __init__(self, units: Sequence[UnitShape], *, stem: int, embedding: int, flat: int) -> None:
         """Build stem, units and head; `flat` is the number of features the head reads."""
         super().__init__()
+        self.embedding_width = embedding
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, stem, kernel_size=3, stride=1, padding=1, bias=False),
             nn.BatchNorm2d(stem),
@@ -125,12 +126,11 @@ def build_face_encoder(tensors: Mapping[str, torch.Tensor], path: Path) -> FaceE
     # Counted in training, never read at inference, and some exports leave it out.
     kept = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
     units = _unit_shapes(kept, path)
-    head = require(kept, "output_layer.3.weight", path)
     with torch.device("meta"):
         encoder = FaceEncoder(
             units,
-            stem=require(kept, "input_layer.0.weight", path).shape[0],
-            embedding=head.shape[0],
+            stem=require_shape(kept, "input_layer.0.weight", path, axes=4)[0],
+            embedding=require_shape(kept, "output_layer.3.weight", path, axes=2)[0],
             flat=flat_features(units),
         )
     expected = {
@@ -149,12 +149,12 @@ def _unit_shapes(tensors: Mapping[str, torch.Tensor], path: Path) -> list[UnitSh
     shapes: list[UnitShape] = []
     for index in range(max(1, len(numbers))):
         unit = f"body.{index}.res_layer"
-        channels_out, channels_in = require(tensors, f"{unit}.1.weight", path).shape[:2]
+        channels_out, channels_in, *_ = require_shape(tensors, f"{unit}.1.weight", path, axes=4)
         shapes.append(
             UnitShape(
                 channels_in=channels_in,
                 channels_out=channels_out,
-                squeezed=require(tensors, f"{unit}.5.fc1.weight", path).shape[0],
+                squeezed=require_shape(tensors, f"{unit}.5.fc1.weight", path, axes=4)[0],
                 starts_stage=index == 0 or channels_in != channels_out,
             )
         )

@@ -5,12 +5,12 @@ It knows names, shapes and digests, not what the tensors mean.
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,7 +92,7 @@ def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[st
     _check_lock(path, models_dir)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
         raise weights_error(
             path, f"cannot be read as plain tensors ({first_line(error)})"
         ) from error
@@ -198,18 +198,38 @@ def without_side_effects() -> Generator[None]:
             library.enable_progress_bar()
 
 
-def require(tensors: Mapping[str, torch.Tensor], name: str, path: Path) -> torch.Tensor:
-    """Return the tensor called `name`.
+def require_shape(
+    tensors: Mapping[str, torch.Tensor], name: str, path: Path, *, axes: int
+) -> tuple[int, ...]:
+    """Return the shape of the tensor called `name`, for a width to be read from it.
 
     Raises:
-        RowError: WEIGHTS, if the file has no such tensor.
+        RowError: WEIGHTS, if the file has no such tensor or it has another number of axes.
     """
     if name not in tensors:
+        raise weights_error(path, f"does not fit its model: missing {name}")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != axes:
         raise weights_error(
-            path,
-            f"does not fit its model: missing {name}",
+            path, f"does not fit its model: {name} {list(shape)} has {len(shape)} axes, not {axes}"
         )
-    return tensors[name]
+    return shape
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a component's settings.
+
+    Raises:
+        RowError: WEIGHTS, if the file is missing or no JSON object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise weights_error(path, f"cannot be read ({error})") from error
+    # diffusers would take a string for the name of a model and look for it on the network.
+    if not isinstance(config, dict):
+        raise weights_error(path, "cannot be read (it is no JSON object)")
+    return config
 
 
 def weights_error(path: Path, what: str) -> RowError:

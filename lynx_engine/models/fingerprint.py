@@ -112,7 +112,9 @@ def shard_names(index: Path) -> tuple[str, ...]:
         RowError: WEIGHTS, if it is no such index.
     """
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        content = json.loads(index.read_text(encoding="utf-8"))
+        # Nothing here needs the metadata, but diffusers fails without it.
+        weight_map, _ = content["weight_map"], content["metadata"]
         return tuple(sorted({str(name) for name in weight_map.values()}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RowError(

@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lynx_engine.models.checkpoint import check_shapes, require, shapes_of
+from lynx_engine.models.checkpoint import (
+    check_shapes,
+    require_shape,
+    shapes_of,
+    weights_error,
+)
 
 HEAD_WIDTH = 64
 FEED_FORWARD_FACTOR = 4
@@ -68,6 +73,7 @@ class Resampler(nn.Module):
     ) -> None:
         """Make `tokens` tokens of width `out` from an embedding of width `embedding`."""
         super().__init__()
+        self.embedding_width = embedding
         self.out = out
         self.latents = nn.Parameter(torch.empty(1, tokens, width))
         self.proj_in = nn.Linear(embedding, width)
@@ -100,16 +106,23 @@ def build_resampler(tensors: Mapping[str, torch.Tensor], path: Path) -> Resample
     Raises:
         RowError: WEIGHTS, if a tensor is missing, unknown or misshapen.
     """
-    _, tokens, width = require(tensors, "latents", path).shape
+    _, tokens, width = require_shape(tensors, "latents", path, axes=3)
+    inner = require_shape(tensors, "layers.0.0.to_q.weight", path, axes=2)[0]
+    if inner % HEAD_WIDTH:
+        raise weights_error(
+            path,
+            f"does not fit its model: layers.0.0.to_q.weight has {inner} rows, "
+            f"no multiple of the head width {HEAD_WIDTH}",
+        )
     layers = {int(m[1]) for name in tensors if (m := re.match(r"layers\.(\d+)\.", name))}
     with torch.device("meta"):
         resampler = Resampler(
             tokens=tokens,
             width=width,
-            inner=require(tensors, "layers.0.0.to_q.weight", path).shape[0],
+            inner=inner,
             layers=len(layers),
-            embedding=require(tensors, "proj_in.weight", path).shape[1],
-            out=require(tensors, "proj_out.weight", path).shape[0],
+            embedding=require_shape(tensors, "proj_in.weight", path, axes=2)[1],
+            out=require_shape(tensors, "proj_out.weight", path, axes=2)[0],
         )
     check_shapes(shapes_of(tensors), shapes_of(resampler.state_dict()), path)
     resampler.load_state_dict(dict(tensors), assign=True)

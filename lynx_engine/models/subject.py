@@ -112,15 +112,32 @@ def load_subject_models(
     identity = build_identity_adapter(
         read(ip_path), spec.identity, ip_path, blocks=blocks, width=width
     )
-    if identity.token_width != resampler.out:
-        raise RowError(
-            ErrorCode.WEIGHTS,
-            f"{ip_path}: its tokens are {identity.token_width} wide, those of {resampler_path} "
-            f"{resampler.out}. The two files belong to different variants; download both again.",
-        )
+    _check_widths(
+        "identity tokens", (ip_path, identity.token_width), (resampler_path, resampler.out)
+    )
     reference = None
     if spec.uses_reference:
         reference = build_reference_adapter(read(ref_path), ref_path, blocks=blocks, width=width)
     face_tensors = read_tensors(face_path, models_dir=weights_dir, dtype=torch.float32)
     face_encoder = build_face_encoder(face_tensors, face_path)
+    _check_widths(
+        "identity embeddings",
+        (resampler_path, resampler.embedding_width),
+        (face_path, face_encoder.embedding_width),
+    )
     return SubjectModels(face_encoder.to(device), resampler.to(device), identity, reference)
+
+
+def _check_widths(what: str, reader: tuple[Path, int], maker: tuple[Path, int]) -> None:
+    """Accept a (file, width) that reads what another file makes.
+
+    Raises:
+        RowError: WEIGHTS, naming both files.
+    """
+    (path, reads), (other, makes) = reader, maker
+    if reads != makes:
+        raise RowError(
+            ErrorCode.WEIGHTS,
+            f"{path}: its {what} are {reads} wide, those of {other} {makes}. "
+            "The two files belong to different variants; download both again.",
+        )

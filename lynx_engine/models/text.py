@@ -15,6 +15,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 from lynx_engine.models.checkpoint import (
     check_shapes,
     component_shapes,
+    first_line,
+    read_config,
     shapes_of,
     weights_error,
     without_side_effects,
@@ -73,12 +75,14 @@ def load_text_encoder(base: Path, *, device: torch.device, dtype: torch.dtype) -
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
     folder = base / "text_encoder"
+    settings = read_config(folder / "config.json")
     try:
-        config = UMT5Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise weights_error(folder / "config.json", f"cannot be read ({error})") from error
-    with torch.device("meta"):
-        expected = shapes_of(UMT5EncoderModel(config).state_dict())
+        config = UMT5Config.from_dict(settings)
+        with torch.device("meta"):
+            expected = shapes_of(UMT5EncoderModel(config).state_dict())
+    except Exception as error:  # a wrong setting fails wherever it is used first
+        what = f"describes no text encoder ({first_line(error)})"
+        raise weights_error(folder / "config.json", what) from error
     path, found = component_shapes(folder, stem="model")
     # Encoder and table share one tensor, which the file holds under the name `shared.weight`.
     tied = "encoder.embed_tokens.weight"

@@ -36,7 +36,8 @@ class VideoAutoencoder:
         Returns:
             float32, [1, 16, 1, H / 8, W / 8], normed.
         """
-        pixels = torch.from_numpy(picture).to(self._vae.device, torch.float32) / 127.5 - 1
+        # Copied: an array that came from another process may be read-only, which torch warns of.
+        pixels = torch.tensor(picture).to(self._vae.device, torch.float32) / 127.5 - 1
         return self._encode(pixels.permute(2, 0, 1)[None, :, None], seed)
 
     def encode_grey(self, side_px: int, *, seed: int) -> torch.Tensor:

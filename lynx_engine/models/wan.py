@@ -6,7 +6,6 @@ network, straight into the type of the pass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -33,6 +32,8 @@ from lynx_engine.models.attention import (
 from lynx_engine.models.checkpoint import (
     check_shapes,
     component_shapes,
+    first_line,
+    read_config,
     shapes_of,
     weights_error,
     without_side_effects,
@@ -165,14 +166,14 @@ def load_component(
     Raises:
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
+    config = read_config(folder / "config.json")
     try:
         # Every diffusers model is a ConfigMixin; the bound cannot say so.
         configured = cast(type[ConfigMixin], kind)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
             expected = shapes_of(cast(Model, configured.from_config(config)).state_dict())
-    except (OSError, ValueError, TypeError) as error:
-        what = f"cannot be read as a {kind.__name__} ({error})"
+    except Exception as error:  # a wrong setting fails wherever it is used first
+        what = f"describes no {kind.__name__} ({first_line(error)})"
         raise weights_error(folder / "config.json", what) from error
     path, found = component_shapes(folder, stem="diffusion_pytorch_model")
     check_shapes(found, expected, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from lynx_engine.variants import get_variant
 from tests.support.weights import write_public_layout
 
 FULL = get_variant("lynx_full")
-TRANSFORMER = "Wan2.1-T2V-14B-Diffusers/transformer"
+BASE = "Wan2.1-T2V-14B-Diffusers"
+TRANSFORMER = f"{BASE}/transformer"
 
 
 @pytest.fixture
@@ -92,6 +94,119 @@ def test_resampler_of_the_other_variant_is_refused(models: Path) -> None:
     other = (models / "lynx_lite" / "resampler.safetensors").read_bytes()
     (models / "lynx_full" / "resampler.safetensors").write_bytes(other)
     assert "different variants" in load_error(models)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "fault"),
+    [
+        ("resampler", {"latents": torch.zeros(16, 64)}, "latents [16, 64] has 2 axes, not 3"),
+        ("resampler", {"proj_out.weight": torch.tensor(1.0)}, "proj_out.weight [] has 0 axes"),
+        ("resampler", {"layers.0.0.to_q.weight": torch.zeros(40, 64)}, "no multiple of the head"),
+        ("ip_layers", {"0.registers": torch.zeros(96)}, "0.registers [96] has 1 axes, not 3"),
+        ("ip_layers", {"0.to_k_ip.weight": torch.zeros(96)}, "0.to_k_ip.weight [96] has 1 axes"),
+        ("ip_layers", {"1.registers": None}, "missing 1.registers"),
+        ("ref_layers", {"2.to_v_ref.weight": torch.zeros(96, 80)}, "[96, 80] instead of [96, 96]"),
+    ],
+)
+def test_misshapen_adapter_tensor_is_named(
+    models: Path, name: str, changes: dict[str, torch.Tensor | None], fault: str
+) -> None:
+    path = models / "lynx_full" / f"{name}.safetensors"
+    rewrite(path, **changes)
+    text = load_error(models)
+    assert str(path) in text
+    assert fault in text
+
+
+def test_reference_layers_of_another_width_are_refused_before_rendering(models: Path) -> None:
+    path = models / "lynx_full" / "ref_layers.safetensors"
+    narrow = {name: t[:, :80] for name, t in load_file(path).items() if t.ndim == 2}
+    rewrite(path, **{name: t.contiguous() for name, t in narrow.items()})
+    assert "0.to_k_ref.weight [96, 80] instead of [96, 96]" in load_error(models)
+
+
+def test_resampler_for_other_embeddings_is_refused_before_rendering(models: Path) -> None:
+    path = models / "lynx_full" / "resampler.safetensors"
+    rewrite(path, **{"proj_in.weight": torch.zeros(64, 256)})
+    text = load_error(models)
+    assert "identity embeddings are 256 wide, those of" in text
+    assert "recognition_arcface_ir_se50.pth 512" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+@pytest.mark.parametrize("content", ["[]", '"someone/model"'])
+def test_config_that_is_no_object_is_named_and_not_looked_up_on_the_network(
+    models: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str
+) -> None:
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("the network was asked"))
+    path = models / BASE / name
+    path.write_text(content)
+    text = load_error(models)
+    assert str(path) in text
+    assert "no JSON object" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "fault"),
+    [
+        ("transformer/config.json", {"num_attention_heads": 0}, "no WanTransformer3DModel"),
+        ("vae/config.json", {"dim_mult": "x"}, "no AutoencoderKLWan"),
+        ("text_encoder/config.json", {"d_model": "wide"}, "no text encoder"),
+        ("text_encoder/config.json", {"dense_act_fn": "none such"}, "no text encoder"),
+        ("scheduler/scheduler_config.json", {"use_flow_sigmas": False}, "no flow schedule"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "no flow schedule"),
+    ],
+)
+def test_wrong_setting_of_the_base_is_named(
+    models: Path, name: str, changes: dict[str, object], fault: str
+) -> None:
+    path = models / BASE / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    text = load_error(models)
+    assert str(path) in text
+    assert fault in text
+
+
+def test_schedule_without_its_shift_is_refused_and_not_rendered_with_another(models: Path) -> None:
+    path = models / BASE / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    del config["flow_shift"]
+    path.write_text(json.dumps(config))
+    assert "no flow schedule, which has a flow_shift" in load_error(models)
+
+
+def test_index_that_diffusers_could_not_read_is_named(models: Path) -> None:
+    path = models / TRANSFORMER / "diffusion_pytorch_model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({"weight_map": index["weight_map"]}))
+    text = load_error(models)
+    assert str(path) in text
+    assert "not a safetensors index" in text
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_pickle_is_named_whatever_it_breaks(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "recogniser.pth"
+    # The older, unzipped form has no checksum: torch stumbles over the damage where it lies.
+    torch.save({"weight": torch.ones(3, 2)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    letters: list[str] = []
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
+        try:
+            read_tensors(path, models_dir=tmp_path, dtype=torch.float32)
+        except RowError as error:
+            letters.append(str(error))
+    assert len(letters) > 10
+    assert all(str(path) in letter for letter in letters)
 
 
 def test_pickle_that_would_run_code_is_not_run(models: Path) -> None:

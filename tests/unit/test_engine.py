@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lynx_engine.engine import RenderEngine, WorkCounters, check_content, guidance_of
 from lynx_engine.errors import ErrorCode, RowError
@@ -20,6 +24,7 @@ from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.jobs import RenderJob
 from lynx_engine.models.checkpoint import ensure_weights
 from lynx_engine.models.device import memory_errors, reproducible
+from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import get_variant
 from tests.support.renders import (
     ASTRONAUT_LANDMARKS,
@@ -196,6 +201,60 @@ def test_scale_zero_is_the_base_model_bit_for_bit(tiny_weights: Path, variant: s
     assert torch.equal(ours, stock)
 
 
+def test_reference_scale_zero_makes_no_reference_pass_and_leaves_the_identity(
+    tiny: RenderEngine,
+) -> None:
+    adapters = tiny.adapters(replace(make_job("tiny"), scale_reference=0.0), face_of(tiny))
+    assert tiny.counters.reference_passes == 0
+    assert (set(adapters.identity), set(adapters.reference)) == ({0, 1, 2, 3}, set())
+
+
+def test_identity_scale_zero_leaves_the_reference(tiny: RenderEngine) -> None:
+    adapters = tiny.adapters(replace(make_job("tiny"), scale_identity=0.0), face_of(tiny))
+    assert (set(adapters.identity), set(adapters.reference)) == (set(), {0, 1, 2, 3})
+
+
+def test_lite_adapts_every_second_block(tiny_weights: Path) -> None:
+    engine = load(tiny_weights, "tiny_lite")
+    adapters = engine.adapters(make_job("tiny_lite"), face_of(engine))
+    assert (set(adapters.identity), set(adapters.reference)) == ({0, 2}, set())
+
+
+@pytest.mark.parametrize("variant", ["tiny", "tiny_lite"])
+def test_other_jobs_in_between_leave_no_trace(tiny_weights: Path, variant: str) -> None:
+    engine = load(tiny_weights, variant)
+    job = replace(make_job(variant), numerics="strict")
+    first = frames_of(engine, job)
+    frames_of(engine, replace(job, size=FrameSize(96, 48), frames=5, steps=1, seed=1))
+    frames_of(engine, replace(job, scale_identity=0.0, scale_reference=0.0))
+    frames_of(engine, replace(job, numerics="normal", negative_prompt="", guidance_text=1.0))
+    np.testing.assert_array_equal(frames_of(engine, job), first)
+
+
+def test_failed_job_leaves_no_trace(tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("tiny")
+    first = frames_of(tiny, job)
+    last_block: Any = tiny.denoiser.transformer.blocks[-1]
+    with monkeypatch.context() as patched:
+        patched.setattr(last_block.ffn, "forward", lambda _: torch.ones(1, 2, 3) @ torch.ones(1))
+        with pytest.raises(RuntimeError, match="size"):
+            frames_of(tiny, replace(job, seed=5))
+    np.testing.assert_array_equal(frames_of(tiny, job), first)
+
+
+def test_engine_is_freed_with_its_last_name(tiny_weights: Path) -> None:
+    # Two 14B models do not fit a device: no cycle may keep the old one until the next collection.
+    engine = load(tiny_weights, "tiny")
+    frames_of(engine, make_job("tiny"))
+    parts = [weakref.ref(engine), weakref.ref(engine.denoiser.transformer)]
+    gc.disable()
+    try:
+        del engine
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_progress_is_told_by_stage(tiny: RenderEngine) -> None:
     told: list[tuple[str, int, int]] = []
     job = make_job("tiny")
@@ -225,9 +284,25 @@ def test_big_variants_render_from_the_public_layout(
     assert frames.shape == (5, 48, 64, 3)
     dtypes = {name: p.dtype for name, p in engine.denoiser.transformer.named_parameters()}
     assert dtypes["blocks.0.attn1.to_q.weight"] is getattr(torch, precision)
-    # Kept exact at any precision, as diffusers lists them.
-    assert dtypes["blocks.0.scale_shift_table"] is torch.float32
     assert engine.counters.text_encodes == (3 if variant == "lynx_full" else 2)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_what_diffusers_keeps_exact_comes_off_the_disk_unrounded(
+    public_models: Path, precision: str
+) -> None:
+    folder = public_models / get_variant("lynx_full").base / "transformer"
+    stored: dict[str, torch.Tensor] = {}
+    for shard in folder.glob("*.safetensors"):
+        stored |= load_file(shard)
+    engine = load(public_models, "lynx_full", precision)
+    loaded = dict(engine.denoiser.transformer.named_parameters())
+    assert loaded.keys() == stored.keys()
+    exact = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    for name, tensor in loaded.items():
+        kept = any(part in name for part in exact)
+        assert tensor.dtype is (torch.float32 if kept else getattr(torch, precision))
+        assert torch.equal(tensor, stored[name].to(tensor.dtype))
 
 
 def test_bfloat16_stays_near_float32(public_models: Path) -> None:
@@ -246,6 +321,16 @@ def test_face_travels_between_processes(tiny: RenderEngine) -> None:
     there = pickle.loads(pickle.dumps(face))
     assert there.digest == face.digest
     np.testing.assert_array_equal(there.reference_crop, face.reference_crop)
+
+
+def test_face_whose_arrays_are_read_only_renders_without_a_warning(tiny: RenderEngine) -> None:
+    # Unpickled out of band, as between processes, arrays lie in memory nobody may write.
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(face_of(tiny), protocol=5, buffer_callback=buffers.append)
+    face: SubjectFace = pickle.loads(data, buffers=[bytes(b.raw()) for b in buffers])
+    assert not face.embedding.flags.writeable
+    assert not face.reference_crop.flags.writeable
+    tiny.adapters(make_job("tiny"), face)  # a warning is an error here
 
 
 def test_job_of_another_variant_or_without_its_subject_is_our_mistake(tiny: RenderEngine) -> None:

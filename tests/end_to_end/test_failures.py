@@ -1,0 +1,123 @@
+"""Rows that fail late, and runs that are stopped: the others go on, and the next run mends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lynx_engine.media.video import find_ffmpeg
+from tests.support.workspaces import COMMAND, Workspace
+
+MANIFEST = """\
+campaign: trial
+defaults: {variant: tiny_lite, steps: 2}
+subjects: {one: {image: one.png, consent: {basis: public-domain}}}
+prompts: {wave: A person waves.}
+matrix: [{subject: one, prompt: wave, seed: 1..ROWS}]
+"""
+
+
+def write_manifest(workspace: Workspace, rows: int) -> None:
+    workspace.write("m.yaml", MANIFEST.replace("ROWS", str(rows)))
+
+
+def test_encoder_that_fails_for_one_row_stops_no_other_and_retry_mends_it(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    write_manifest(workspace, 3)
+    rows = workspace.json("plan", "m.yaml")["to_run"]
+    victim = next(row for row in rows if row["request"]["seed"] == 2)
+    wrapper = tmp_path / "bin" / "ffmpeg"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *{victim["job_id"][:12]}*) echo "codec went missing" >&2; exit 1;; esac\n'
+        f'exec {find_ffmpeg()} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    path = f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"
+
+    done = workspace.run("render", "m.yaml", "--in-process", PATH=path)
+    assert done.returncode == 1
+    assert "2 rendered, 1 failed" in done.stdout
+    assert "encoder: ffmpeg exited with 1: codec went missing" in done.stdout
+    assert "`lynx-engine retry m.yaml` tries the failed rows again." in done.stdout
+    assert len(workspace.clips("trial")) == 2
+    told = workspace.json("status", "trial")
+    assert told["failures"][0]["code"] == "encoder"
+
+    (row,) = workspace.json("plan", "m.yaml")["to_run"]
+    assert row["why"].startswith("failed before (encoder: ")
+    nothing = workspace.run("retry", "m.yaml", "--code", "weights")
+    assert (nothing.returncode, nothing.stdout) == (0, "trial: nothing to retry.\n")
+    mended = workspace.run("retry", "m.yaml", "--in-process", "--code", "encoder")
+    assert mended.returncode == 0, mended.stderr
+    assert len(workspace.clips("trial")) == 3
+    attempts = [r["attempt"] for r in workspace.json("log", "trial") if r["seed"] == 2]
+    assert attempts == [1, 2]
+
+
+def test_retry_of_an_unknown_status_is_refused(workspace: Workspace) -> None:
+    write_manifest(workspace, 1)
+    done = workspace.run("retry", "m.yaml", "--status", "faild")
+    assert done.returncode == 2
+    assert "--status: unknown value 'faild', did you mean 'failed'?" in done.stderr
+
+
+def test_damaged_log_is_named_and_nothing_is_rendered_over_it(workspace: Workspace) -> None:
+    write_manifest(workspace, 1)
+    assert workspace.run("render", "m.yaml", "--in-process").returncode == 0
+    (part,) = workspace.parts("trial")
+    part.write_bytes(part.read_bytes()[:-1])
+    for command in (["render", "m.yaml"], ["status"], ["log", "trial"]):
+        done = workspace.run(*command)
+        assert done.returncode == 4
+        assert f"{part.name}: damaged" in done.stderr
+
+
+@pytest.mark.parametrize("in_process", [True, False], ids=["in process", "through Prefect"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_stopped_run_exits_by_its_signal_and_the_next_one_goes_on(
+    workspace: Workspace, number: signal.Signals, code: int, in_process: bool
+) -> None:
+    write_manifest(workspace, 12)
+    mode = ["--in-process"] if in_process else []
+    with subprocess.Popen(
+        [COMMAND, "render", "m.yaml", *mode],
+        cwd=workspace.folder,
+        env=workspace.environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("[3/"):
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        stopped = time.monotonic()
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert time.monotonic() - stopped < 25
+    assert "Stopped. Run the same command again to go on." in told
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+
+    left = len(workspace.json("plan", "m.yaml")["to_run"])
+    assert 0 < left < 12
+    again = workspace.run("render", "m.yaml", "--in-process")
+    assert again.returncode == 0, again.stderr
+    assert f"{left} rendered, {12 - left} done before" in again.stdout
+    assert len(workspace.clips("trial")) == 12
+    assert list((workspace.folder / "outputs/trial/.drafts").iterdir()) == []
+    charged = [r for r in workspace.json("log", "trial") if r["status"] == "rendered"]
+    assert len(charged) == 12
