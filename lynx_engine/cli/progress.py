@@ -62,7 +62,9 @@ class RowBars:
         self._ended = self._failed = 0
         self._bars: dict[str, TaskID] = {}
         self._lock = threading.Lock()
-        self._all = progress.add_task("starting", total=rows * _ROW, told=f"0/{rows} rows")
+        self._all = progress.add_task(
+            "starting Prefect and devices", total=rows * _ROW, told=f"0/{rows} rows"
+        )
 
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """Move the row's bar."""
