@@ -21,7 +21,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.run import open_run, prepare_run, stops_on_signals
 from flows.tasks import prepare_subject, render_row
 from lynx_engine.campaign import Campaign
-from lynx_engine.survey import face_key
+from lynx_engine.jobs import RenderJob
+from lynx_engine.survey import FaceKey, face_key
 
 # One row waits at each device beside the one it renders, so that no device waits for a row.
 ROWS_PER_DEVICE = 2
@@ -71,7 +72,11 @@ def render_campaign(
 
 def render_all(campaign: Campaign) -> State[None]:
     """Prepare each subject once, then render every row; the state says how it ended."""
-    subjects = {face_key(p.job): p.job for p in campaign.plan.to_run if p.job.photo is not None}
+    # The first job of each face: its model is the one that the first rows need, too.
+    subjects: dict[FaceKey, RenderJob] = {}
+    for planned in campaign.plan.to_run:
+        if planned.job.photo is not None:
+            subjects.setdefault(face_key(planned.job), planned.job)
     runner = ThreadPoolTaskRunner[Any](max_workers=ROWS_PER_DEVICE * campaign.devices)
     with stops_on_signals(campaign), runner:
         wait(

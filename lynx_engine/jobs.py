@@ -284,6 +284,7 @@ class WorkerFacts:
         attention_backend: The kernel family that computed attention.
         memory_tier: The tier in force.
         stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check.
+        threads: CPU threads of torch; sums over another number of them round differently.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.
     """
@@ -293,6 +294,7 @@ class WorkerFacts:
     attention_backend: str
     memory_tier: str
     stages_s: Mapping[str, float]
+    threads: int
     peak_memory_bytes: int
     weights: Mapping[str, str]
 

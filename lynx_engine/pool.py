@@ -112,16 +112,14 @@ def _count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _setups(devices: tuple[str, ...], settings: Settings) -> list[WorkerSetup]:
-    return [
-        WorkerSetup(
-            device=device,
-            models_dir=settings.models_dir.resolve(),
-            cache_dir=settings.cache.resolve(),
-            threads=settings.threads,
-        )
-        for device in devices
-    ]
+def _setup(device: str, torch_device: str, settings: Settings) -> WorkerSetup:
+    return WorkerSetup(
+        device=device,
+        torch_device=torch_device,
+        models_dir=settings.models_dir.resolve(),
+        cache_dir=settings.cache.resolve(),
+        threads=settings.threads,
+    )
 
 
 class InProcessPool:
@@ -130,7 +128,7 @@ class InProcessPool:
     def __init__(self, settings: Settings, device: str) -> None:
         """Use `device` of this process."""
         self.devices = (device,)
-        self._worker = DeviceWorker(_setups(self.devices, settings)[0])
+        self._worker = DeviceWorker(_setup(device, device, settings))
         self._abandoned = False
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
@@ -217,7 +215,8 @@ def open_pool(settings: Settings, devices: tuple[str, ...]) -> Generator[DeviceP
     from distributed import Client, SpecCluster
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    setups = _setups(devices, settings)
+    # A device process sees one GPU only, whatever its number here.
+    setups = [_setup(name, "cpu" if name == "cpu" else "cuda:0", settings) for name in devices]
     with (
         dask.config.set(_DASK),
         SpecCluster(

@@ -41,13 +41,15 @@ class WorkerSetup:
     """What a device process must know before its first job.
 
     Attributes:
-        device: `cpu` or `cuda:N`, as the pool counts them.
+        device: `cpu` or `cuda:N`, as the pool counts them and records name it.
+        torch_device: The same device as this process sees it.
         models_dir: Downloaded weights, in the public layout.
         cache_dir: Weights made on this machine.
         threads: CPU threads of torch.
     """
 
     device: str
+    torch_device: str
     models_dir: Path
     cache_dir: Path
     threads: int
@@ -116,6 +118,7 @@ class DeviceWorker:
         self._engine: RenderEngine | None = None
         self._engine_key = ("", "")
         self._weights: dict[str, str] = {}
+        self._uncharged_load_s = 0.0
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -124,7 +127,7 @@ class DeviceWorker:
             RowError: With code `image` (also if the photo changed since planning) or `weights`.
         """
         _check_unchanged(request)
-        engine, _ = self._load(request.variant, request.precision)
+        engine = self._load(request.variant, request.precision)
         return engine.embed_face(read_photo(request.photo), request.landmarks)
 
     def render(self, task: RenderTask, on_stage: OnStage) -> ClipDraft:
@@ -136,7 +139,8 @@ class DeviceWorker:
         started_at = datetime.now(UTC)
         job = task.job
         on_stage("load", 0, 1)
-        engine, load_s = self._load(job.variant, job.precision)
+        engine = self._load(job.variant, job.precision)
+        load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
         rendering = engine.render(job, task.face, on_stage=on_stage)
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
@@ -152,7 +156,7 @@ class DeviceWorker:
             clip=facts,
             worker=WorkerFacts(
                 device=self._setup.device,
-                device_name=_device_name(self._setup.device),
+                device_name=_device_name(self._setup.torch_device),
                 attention_backend=rendering.attention_backend,
                 memory_tier=rendering.memory_tier,
                 stages_s={
@@ -161,16 +165,17 @@ class DeviceWorker:
                     "encode": encode_s,
                     "check": check_s,
                 },
+                threads=self._setup.threads,
                 peak_memory_bytes=rendering.peak_memory_bytes,
                 weights=self._weights,
             ),
             started_at=started_at,
         )
 
-    def _load(self, variant: str, precision: str) -> tuple[RenderEngine, float]:
-        """Return the engine of a variant and the seconds it took to load, 0.0 when warm."""
+    def _load(self, variant: str, precision: str) -> RenderEngine:
+        """Return the engine of a variant; the clip that comes next is charged with its load."""
         if self._engine is not None and self._engine_key == (variant, precision):
-            return self._engine, 0.0
+            return self._engine
         from lynx_engine.engine import RenderEngine
         from lynx_engine.models.checkpoint import ensure_weights
         from lynx_engine.models.fingerprint import locked_digests, required_files
@@ -181,9 +186,8 @@ class DeviceWorker:
         weights_dir = ensure_weights(
             spec, models_dir=self._setup.models_dir, cache_dir=self._setup.cache_dir
         )
-        device = "cpu" if self._setup.device == "cpu" else "cuda"
         self._engine = RenderEngine.load(
-            spec, weights_dir=weights_dir, device=device, precision=precision
+            spec, weights_dir=weights_dir, device=self._setup.torch_device, precision=precision
         )
         self._engine_key = (variant, precision)
         locked = locked_digests(weights_dir)
@@ -191,8 +195,9 @@ class DeviceWorker:
             path: locked[path] for path in required_files(spec, weights_dir) if path in locked
         }
         load_s = time.monotonic() - started
+        self._uncharged_load_s += load_s
         logger.info("loaded %s on %s in %.1f s", variant, self._setup.device, load_s)
-        return self._engine, load_s
+        return self._engine
 
 
 def _check_unchanged(request: FaceRequest) -> None:
@@ -208,13 +213,11 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.monotonic() - started
 
 
-def _device_name(device: str) -> str:
+def _device_name(torch_device: str) -> str:
     import platform
 
     import torch
 
-    return (
-        platform.processor() or platform.machine()
-        if device == "cpu"
-        else torch.cuda.get_device_name()
-    )
+    if torch_device == "cpu":
+        return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(torch_device)

@@ -126,12 +126,15 @@ def component_shapes(folder: Path, *, stem: str) -> tuple[Path, dict[str, tuple[
         The file a message should name (the index, or the only file) and name -> shape.
 
     Raises:
-        RowError: WEIGHTS, if a file is missing or damaged.
+        RowError: WEIGHTS, if a file is missing or damaged, or the component is there twice.
     """
     index = folder / f"{stem}.safetensors.index.json"
+    path = folder / f"{stem}.safetensors"
     if not index.is_file():
-        path = folder / f"{stem}.safetensors"
         return path, tensor_shapes(path)
+    if path.is_file():
+        # diffusers would load the shards and transformers this file, unchecked.
+        raise weights_error(path, f"lies beside the shards of {index.name}; delete one of the two")
     shapes: dict[str, tuple[int, ...]] = {}
     for name in shard_names(index):
         shapes |= tensor_shapes(folder / name)

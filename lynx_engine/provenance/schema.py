@@ -82,6 +82,7 @@ class ProvenanceRecord:
         encode_s: Seconds encoding the clip.
         check_s: Seconds decoding and checking the clip.
         total_s: Seconds from start to finish, waiting included.
+        threads: CPU threads of torch.
         peak_memory_bytes: Largest device memory (on CPU: process memory) during the attempt.
         engine_version: Version of lynx_engine.
         commit: Commit of the code, "" when not in a checkout.
@@ -149,6 +150,7 @@ class ProvenanceRecord:
     encode_s: float = 0.0
     check_s: float = 0.0
     total_s: float = 0.0
+    threads: int = 0
     peak_memory_bytes: int = 0
     engine_version: str
     commit: str

@@ -77,6 +77,7 @@ def rendered(job: RenderJob) -> Rendered:
         attention_backend="native",
         memory_tier="resident",
         stages_s={"load": 0.5, "denoise": 1.5},
+        threads=1,
         peak_memory_bytes=10,
         weights={"base": "w" * 64},
     )

@@ -183,6 +183,15 @@ def test_schedule_without_its_shift_is_refused_and_not_rendered_with_another(mod
     assert "no flow schedule, which has a flow_shift" in load_error(models)
 
 
+@pytest.mark.parametrize("name", ["text_encoder/model", "transformer/diffusion_pytorch_model"])
+def test_component_that_is_there_whole_and_in_shards_is_refused(models: Path, name: str) -> None:
+    path = models / BASE / f"{name}.safetensors"
+    save_file({"weight": torch.zeros(1)}, path)
+    text = load_error(models)
+    assert str(path) in text
+    assert "delete one of the two" in text
+
+
 def test_index_that_diffusers_could_not_read_is_named(models: Path) -> None:
     path = models / TRANSFORMER / "diffusion_pytorch_model.safetensors.index.json"
     index = json.loads(path.read_text())

@@ -305,6 +305,20 @@ def test_what_diffusers_keeps_exact_comes_off_the_disk_unrounded(
         assert torch.equal(tensor, stored[name].to(tensor.dtype))
 
 
+def test_bfloat16_is_for_tokens_and_adapters_and_never_for_faces_and_pixels(
+    public_models: Path,
+) -> None:
+    exact, rounded = (load(public_models, "lynx_full", p) for p in ("float32", "bfloat16"))
+    job = make_small_job("lynx_full")
+    adapters = rounded.adapters(job, face_of(rounded))
+    tensors = [rounded.encode_text(job.prompt), rounded.identity_tokens(None)]
+    tensors += [kv.key for kv in (*adapters.identity.values(), *adapters.reference.values())]
+    assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+    np.testing.assert_array_equal(face_of(rounded).embedding, face_of(exact).embedding)
+    latents = torch.randn((1, 16, 2, 6, 8), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(rounded.decode(latents), exact.decode(latents))
+
+
 def test_bfloat16_stays_near_float32(public_models: Path) -> None:
     exact, rounded = (
         frames_of(
