@@ -22,6 +22,7 @@ from flows.run import open_run, prepare_run, stops_on_signals
 from flows.tasks import prepare_subject, render_row
 from lynx_engine.campaign import Campaign
 from lynx_engine.jobs import RenderJob
+from lynx_engine.lock import lock_campaign
 from lynx_engine.survey import FaceKey, face_key
 
 # One row waits at each device beside the one it renders, so that no device waits for a row.
@@ -66,7 +67,10 @@ def render_campaign(
     if campaign is not None:
         return render_all(campaign)
     run = prepare_run(Path(manifest), devices=devices, skip_bad_rows=skip_bad_rows)
-    with open_run(run) as campaign:
+    with (
+        lock_campaign(run.settings.campaign_dir(run.plan.campaign)) as lock,
+        open_run(run, lock) as campaign,
+    ):
         return render_all(campaign)
 
 

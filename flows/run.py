@@ -18,6 +18,7 @@ from types import FrameType
 from flows.server import prefect_server
 from lynx_engine.campaign import Campaign, CampaignSummary, Observer, open_campaign
 from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan, RenderResult
+from lynx_engine.lock import CampaignLock, lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool, Pool, find_devices, open_pool
@@ -26,8 +27,10 @@ from lynx_engine.survey import Preflight, find_subject_faces, gather_facts
 
 logger = logging.getLogger(__name__)
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 DRAIN_S = 20.0
-"""Seconds that rows in flight get after the first Ctrl-C or SIGTERM."""
+"""Seconds that rows in flight get after the first of these signals."""
 
 
 class Silence:
@@ -38,6 +41,9 @@ class Silence:
 
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
         """Ignore the end of a row."""
+
+    def stopping(self, drain_s: float) -> None:
+        """Ignore that the run is being stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ def render(
     Raises:
         RefusedError: If a photo that is needed has no usable face; every one is named.
         LockedError: If another process renders this campaign.
-        PausedError: If the local Prefect server does not start.
+        PausedError: If the local Prefect server does not start, or nothing can be written.
     """
     run = Run(
         plan=plan,
@@ -90,9 +96,12 @@ def render(
         devices=find_devices(devices),
         observer=observer or Silence(),
     )
-    if in_process:
-        return render_in_process(run)
-    with prefect_server(run.settings) as server, open_run(run) as campaign:
+    with lock_campaign(run.settings.campaign_dir(plan.campaign)) as lock:
+        return _render_here(run, lock) if in_process else _render_as_flow(run, lock)
+
+
+def _render_as_flow(run: Run, lock: CampaignLock) -> CampaignSummary:
+    with prefect_server(run.settings) as server, open_run(run, lock) as campaign:
         # Not before: prefect reads its settings from the environment when it is imported.
         from flows.render_campaign import run_flow
 
@@ -102,15 +111,11 @@ def render(
         return campaign.summary()
 
 
-def render_in_process(run: Run) -> CampaignSummary:
-    """Render row after row on the first device, in this process.
-
-    Raises:
-        LockedError: If another process renders this campaign.
-    """
+def _render_here(run: Run, lock: CampaignLock) -> CampaignSummary:
+    """Render row after row on the first device, in this process."""
     pool = InProcessPool(run.settings, run.devices[0])
-    with _open(run, pool) as campaign, stops_on_signals(campaign):
-        for planned in run.plan.to_run:
+    with _open(run, lock, pool) as campaign, stops_on_signals(campaign):
+        for planned in campaign.plan.to_run:
             campaign.render_row(planned)
         return campaign.summary()
 
@@ -121,7 +126,7 @@ def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
     Raises:
         RefusedError: With every problem found.
     """
-    settings = load_settings(manifest.parent)
+    settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
     faces = find_subject_faces(plan, skip_bad_rows=skip_bad_rows)
@@ -129,19 +134,15 @@ def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
 
 
 @contextmanager
-def open_run(run: Run) -> Generator[Campaign]:
-    """Start the devices, lock the campaign, and give it; everything is ended on the way out.
-
-    Raises:
-        LockedError: If another process renders this campaign.
-    """
-    with open_pool(run.settings, run.devices) as pool, _open(run, pool) as campaign:
+def open_run(run: Run, lock: CampaignLock) -> Generator[Campaign]:
+    """Start the devices and give the campaign; every process is ended on the way out."""
+    with open_pool(run.settings, run.devices) as pool, _open(run, lock, pool) as campaign:
         yield campaign
 
 
-def _open(run: Run, pool: Pool) -> AbstractContextManager[Campaign]:
+def _open(run: Run, lock: CampaignLock, pool: Pool) -> AbstractContextManager[Campaign]:
     return open_campaign(
-        run.plan, pool, settings=run.settings, faces=run.faces, observer=run.observer
+        lock, run.plan, pool, settings=run.settings, faces=run.faces, observer=run.observer
     )
 
 
@@ -161,11 +162,10 @@ def stops_on_signals(campaign: Campaign) -> Generator[None]:
         if campaign.stopped_by:
             campaign.abandon()
             return
-        logger.warning("stopping; rows in flight get %.0f s, again to stop at once", DRAIN_S)
-        campaign.stop(number)
+        campaign.stop(number, drain_s=DRAIN_S)
         timer.start()
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hear) for number in STOPPING}
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import threading
 
 import uvicorn
 
-_GRACE_S = 3.0
+_GRACE_S = 1.0
 
 
 def main() -> None:

@@ -6,11 +6,8 @@ The only writer of clips and log. Who loops over the rows is somebody else: a Pr
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
-import platform
 import secrets
 import threading
 import traceback
@@ -22,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lynx_engine.errors import AbandonedError, ErrorCode, ExitCode, LockedError, RowError
+from lynx_engine.errors import UNWRITABLE, AbandonedError, ErrorCode, ExitCode, RowError
 from lynx_engine.jobs import (
     Failed,
     Interrupted,
@@ -31,12 +28,14 @@ from lynx_engine.jobs import (
     RenderJob,
     RenderPlan,
     RenderResult,
+    Status,
 )
-from lynx_engine.provenance.environment import workspace_key
+from lynx_engine.lock import DRAFTS_FOLDER, CampaignLock
+from lynx_engine.provenance.environment import make_workspace_key
 from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
-from lynx_engine.provenance.store import sync_folder, write_part
-from lynx_engine.survey import CLIPS_FOLDER, FaceKey, Preflight, face_key
+from lynx_engine.provenance.store import read_history, sync_folder, write_part
+from lynx_engine.survey import CLIPS_FOLDER, FaceKey, Preflight, face_key, intact_clips
 from lynx_engine.variants import get_variant
 from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
 
@@ -46,10 +45,6 @@ if TYPE_CHECKING:
     from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-DRAFTS_FOLDER = ".drafts"
-LOCK_FILE = ".lock"
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT})
 
 
 class Observer(Protocol):
@@ -61,6 +56,10 @@ class Observer(Protocol):
 
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
         """A row ended."""
+        ...
+
+    def stopping(self, drain_s: float) -> None:
+        """No further row begins; rows in flight have `drain_s` seconds."""
         ...
 
 
@@ -144,7 +143,7 @@ class Campaign:
         self._pool = pool
         self._preflight = faces
         self._observer = observer
-        self._key = workspace_key(settings.state_dir)
+        self._key = make_workspace_key(settings.state_dir)
         self._writing = threading.Lock()
         self._embedding = threading.Lock()
         self._faces: dict[tuple[FaceKey, str], SubjectFace] = {}
@@ -153,15 +152,21 @@ class Campaign:
         self._bugs = 0
         self._paused = ""
         self.stopped_by = 0
+        self._in_flight = 0
 
     @property
     def devices(self) -> int:
         """How many rows render at a time."""
         return len(self._pool.devices)
 
-    def stop(self, signal_number: int) -> None:
-        """Begin no further row; rows in flight may finish."""
+    def stop(self, signal_number: int, *, drain_s: float) -> None:
+        """Begin no further row; rows in flight may finish, and with none there is no wait."""
         self.stopped_by = signal_number
+        if self._in_flight:
+            logger.warning("stopping; rows in flight get %.0f s", drain_s)
+            self._observer.stopping(drain_s)
+        else:
+            self.abandon()
 
     def abandon(self) -> None:
         """End the rows in flight now; they are recorded as interrupted."""
@@ -195,7 +200,11 @@ class Campaign:
         if self.stopped_by or self._paused:
             result: RenderResult = Interrupted()
         else:
+            with self._writing:
+                self._in_flight += 1
             result = self._attempt(planned)
+            with self._writing:
+                self._in_flight -= 1
         with self._writing:
             self._outcomes[type(result)] += 1
             if isinstance(result, Failed):
@@ -224,7 +233,7 @@ class Campaign:
                 return self._pause(str(error))
             case RowError():
                 return Failed(error.code, str(error))
-            case OSError() if error.errno in _FULL_DISK:
+            case OSError() if error.errno in UNWRITABLE:
                 return self._pause(f"{error.filename or self._folder}: {error.strerror}")
             case _:
                 return Failed(ErrorCode.INTERNAL, self._keep_traceback(planned, error))
@@ -278,15 +287,21 @@ class Campaign:
             with self._writing:
                 write_part(self._folder / LOG_FOLDER, record)
         except OSError as error:
-            if error.errno not in _FULL_DISK:
+            if error.errno not in UNWRITABLE:
                 raise
             return self._pause(f"{self._folder / LOG_FOLDER}: {error.strerror}")
         return result
 
     def _keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
         path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        return f"unexpected {type(error).__name__}: {error}. The traceback is in {path}."
+        words = "".join(traceback.format_exception(error))
+        told = f"unexpected {type(error).__name__}: {error}."
+        try:
+            path.write_text(words, encoding="utf-8")
+        except OSError:
+            logger.exception("no room for the traceback of %s", planned.job.clip_name)
+            return told
+        return f"{told} The traceback is in {path}."
 
     def _pause(self, why: str) -> Interrupted:
         """Stop the campaign without a mark on any row: the disk may not take a record now."""
@@ -320,6 +335,7 @@ def _umask() -> int:
 
 @contextmanager
 def open_campaign(
+    lock: CampaignLock,
     plan: RenderPlan,
     pool: Pool,
     *,
@@ -327,44 +343,40 @@ def open_campaign(
     faces: Preflight,
     observer: Observer,
 ) -> Generator[Campaign]:
-    """Lock the campaign's folder, sweep what a killed run left, and give the campaign.
+    """Give the campaign, without the rows that another run finished since it was planned.
+
+    Args:
+        lock: Held on the campaign's folder.
+        plan: What to run.
+        pool: Where to run it.
+        settings: Folders and behaviour.
+        faces: Where each subject's face is.
+        observer: Who watches.
 
     Raises:
-        LockedError: If another process renders this campaign.
-        OSError: If the folder cannot be written.
+        DamagedError: If the log was damaged since the plan was made.
     """
-    folder = settings.campaign_dir(plan.campaign)
-    for name in (CLIPS_FOLDER, LOG_FOLDER, DRAFTS_FOLDER):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        _sweep(folder)
-        logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
-        yield Campaign(plan, pool, settings=settings, faces=faces, observer=observer)
-        _sweep(folder)
+    plan = _without_finished(plan, lock.folder)
+    logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
+    campaign = Campaign(plan, pool, settings=settings, faces=faces, observer=observer)
+    yield campaign
+    logger.info("%s: %d rendered", plan.campaign, campaign.summary().rendered)
 
 
-@contextmanager
-def _lock(folder: Path) -> Generator[None]:
-    """Hold an advisory lock that the system frees when its holder dies, however it dies."""
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise LockedError(
-                f"{folder} is being rendered by {holder}. Wait for it, or stop it first."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-def _sweep(folder: Path) -> None:
-    """Remove drafts and half-written parts; nobody else writes here under the lock."""
-    left = [*(folder / DRAFTS_FOLDER).iterdir(), *(folder / LOG_FOLDER).glob(".*.tmp")]
-    for path in left:
-        path.unlink()
-    if left:
-        logger.info("removed %d unfinished files of an earlier run", len(left))
+def _without_finished(plan: RenderPlan, folder: Path) -> RenderPlan:
+    history = read_history(folder / LOG_FOLDER)
+    intact = intact_clips(folder / CLIPS_FOLDER, history)
+    finished = {
+        job_id
+        for job_id, past in history.by_job.items()
+        if past.status is Status.RENDERED and past.clip in intact
+    }
+    return replace(
+        plan,
+        to_run=tuple(
+            replace(planned, attempt=history.attempts.get(planned.job.job_id, 0) + 1)
+            for planned in plan.to_run
+            if planned.job.job_id not in finished
+        ),
+        done=(*plan.done, *(p.job for p in plan.to_run if p.job.job_id in finished)),
+    )

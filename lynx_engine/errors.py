@@ -6,9 +6,11 @@ about; the module that finds a fault writes the letter.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import ClassVar
 
 
@@ -144,6 +146,31 @@ class PausedError(LynxError):
     exit_code = ExitCode.PAUSED
 
 
+UNWRITABLE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+    }
+)
+"""System errors that a person mends outside the program: a full, read-only or wrong place."""
+
+
+def pause_for(error: OSError, place: object) -> PausedError:
+    """Return the letter for a place that cannot be written; `place` serves if none is named."""
+    return PausedError(
+        f"{error.filename or place}: {error.strerror}. Nothing is lost: make room, or make it "
+        "writable, and run the same command again."
+    )
+
+
 class LockedError(LynxError):
     """Another process holds the campaign."""
 
@@ -152,7 +179,13 @@ class LockedError(LynxError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the closest known name, or "" when none is close."""
+    return _nearest(name, tuple(known))
+
+
+# One misspelt column stands in every row of a table.
+@lru_cache(maxsize=256)
+def _nearest(name: str, known: tuple[str, ...]) -> str:
     import difflib  # here: only a mistake pays for it
 
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f", did you mean '{found[0]}'?" if found else ""

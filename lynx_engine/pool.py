@@ -28,7 +28,7 @@ from lynx_engine.worker import (
 )
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, Worker
 
     from lynx_engine.identity.embed import SubjectFace
     from lynx_engine.settings import Settings
@@ -255,6 +255,7 @@ def _workers(setups: list[WorkerSetup], settings: Settings) -> dict[int, dict[st
                 "resources": {"device": 1},
                 "memory_limit": 0,
                 "local_directory": str(scratch.resolve()),
+                "preload": ["lynx_engine.pool"],
                 "host": "127.0.0.1",
                 # The device is fixed before the process starts: CUDA reads this once.
                 "env": {
@@ -266,6 +267,16 @@ def _workers(setups: list[WorkerSetup], settings: Settings) -> dict[int, dict[st
         }
         for index, setup in enumerate(setups)
     }
+
+
+def dask_setup(worker: Worker) -> None:
+    """Take a device process out of the terminal's reach; Dask calls this as the process starts.
+
+    Ctrl-C goes to every process of the terminal's group, and would end the row that the campaign
+    gives time to finish.
+    """
+    del worker
+    os.setsid()
 
 
 def _visible(device: str) -> str:

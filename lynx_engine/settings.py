@@ -22,10 +22,10 @@ from lynx_engine.errors import Problem, RefusedError, nearest
 WORKSPACE_FILE = "lynx.toml"
 
 
-def find_workspace(start: Path) -> Path:
-    """Return the nearest folder at or above `start` that holds a lynx.toml, else `start`."""
+def find_workspace(start: Path) -> Path | None:
+    """Return the nearest folder at or above `start` that holds a lynx.toml, if there is one."""
     start = start.resolve()
-    return next((p for p in (start, *start.parents) if (p / WORKSPACE_FILE).is_file()), start)
+    return next((p for p in (start, *start.parents) if (p / WORKSPACE_FILE).is_file()), None)
 
 
 def _user_cache() -> Path:
@@ -86,13 +86,20 @@ class Settings(BaseSettings):
         return self.outputs_dir / campaign
 
 
-def load_settings(start: Path | None = None, **flags: object) -> Settings:
-    """Gather the settings of the workspace around `start` (the current folder by default).
+def load_settings(near: Path | None = None, **flags: object) -> Settings:
+    """Gather the settings of the workspace.
+
+    Args:
+        near: A file or folder, such as a manifest. The workspace is the nearest folder upward of
+            it that holds a lynx.toml, else that of the current folder, else the current folder.
+        flags: Settings given on the command line; None counts as not given.
 
     Raises:
         RefusedError: If lynx.toml or a LYNX_* variable holds an unknown or impossible value.
     """
-    workspace = find_workspace(start or Path.cwd())
+    starts = [Path.cwd()] if near is None else [near, Path.cwd()]
+    found = (find_workspace(start) for start in starts)
+    workspace = next((path for path in found if path is not None), Path.cwd())
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(workspace=workspace, **given)  # pyright: ignore[reportArgumentType]  # checked by pydantic

@@ -20,7 +20,7 @@ from lynx_engine.manifest.read import in_file_order
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.models.fingerprint import weights_fingerprint
 from lynx_engine.planning import PhotoFacts, PlanFacts, consent_problems
-from lynx_engine.provenance.environment import keyed_digest, workspace_key
+from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
 from lynx_engine.settings import Settings, load_settings
@@ -67,7 +67,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     folder = settings.campaign_dir(manifest.campaign)
     history = read_history(folder / LOG_FOLDER)
     if history.by_job:
-        history = _with_plain_digests(history, photos, workspace_key(settings.state_dir))
+        history = _with_plain_digests(history, photos, read_workspace_key(settings.state_dir))
     return PlanFacts(
         photos=photos,
         photo_problems=photo_problems,
@@ -77,28 +77,44 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         latest=history.latest,
         by_job=history.by_job,
         attempts=history.attempts,
-        clips=frozenset(p.name for p in (folder / CLIPS_FOLDER).glob("*.mp4")),
+        clips=intact_clips(folder / CLIPS_FOLDER, history),
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
     )
 
 
-def _with_plain_digests(history: History, photos: Mapping[str, PhotoFacts], key: bytes) -> History:
+def intact_clips(folder: Path, history: History) -> frozenset[str]:
+    """Return the names of the clips that are there with the size that was recorded.
+
+    Enough to see a deleted, emptied or cut clip without reading a night's work again.
+    """
+    return frozenset(
+        name
+        for name, size in history.clip_bytes.items()
+        if (folder / name).is_file() and (folder / name).stat().st_size == size
+    )
+
+
+def _with_plain_digests(
+    history: History, photos: Mapping[str, PhotoFacts], key: bytes | None
+) -> History:
     """Name a past photo by its plain digest where it is one of today's `photos`.
 
     The log keeps keyed digests only. A photo that is not here any more keeps its keyed one, which
     equals no plain digest: the photo has changed.
     """
+    if key is None:
+        return history
     plain = {keyed_digest(photo.digest, key): photo.digest for photo in photos.values()}
 
     def renamed(past: PastResult) -> PastResult:
         kept = str(past.request["subject_digest"])
         return replace(past, request={**past.request, "subject_digest": plain.get(kept, kept)})
 
-    return History(
+    return replace(
+        history,
         latest={name: renamed(past) for name, past in history.latest.items()},
         by_job={job_id: renamed(past) for job_id, past in history.by_job.items()},
-        attempts=history.attempts,
     )
 
 

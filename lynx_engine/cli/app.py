@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from lynx_engine import __version__
 from lynx_engine.cli import check, init, log, plan, render, retry, show, status, variants
-from lynx_engine.errors import ExitCode, LynxError
+from lynx_engine.errors import UNWRITABLE, ExitCode, LynxError, pause_for
 
 app = typer.Typer(
     name="lynx-engine",
@@ -46,6 +49,12 @@ def options(
 
 def main() -> None:
     """Run one command and exit as RELIABILITY promises: never a traceback for a user's mistake."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe of another encoding gets escapes where it lacks a letter.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     # What libraries log is for developers; what a user should know is said by the commands.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
@@ -55,9 +64,22 @@ def main() -> None:
 
         complain(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            _report_bug(error)
+            sys.exit(ExitCode.BUG)
+        from lynx_engine.cli.console import complain
+
+        complain(pause_for(error, "the disk"), as_json="--json" in sys.argv)
+        sys.exit(ExitCode.PAUSED)
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug is told as a bug
         _report_bug(error)
         sys.exit(ExitCode.BUG)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Leave as Ctrl-C does: every block is left in order, servers and processes end."""
+    sys.exit(128 + number)
 
 
 def _report_bug(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from lynx_engine.cli.options import JsonOption, ManifestArgument, QuietOption
@@ -14,20 +15,22 @@ def command(
 ) -> None:
     """Read a manifest and the headers of its photos; list every problem at once.
 
-    Weights are not looked at, so that a manifest can be written where they are not.
+    Faces and weights are looked at by `render`: a manifest can be written where neither is.
     """
     from lynx_engine.cli.console import say, say_json
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
+    from lynx_engine.settings import load_settings
     from lynx_engine.survey import gather_facts
     from lynx_engine.variants import REGISTRY
 
     read = read_manifest(manifest, lenient=True)
-    facts = gather_facts(read)
+    facts = gather_facts(read, load_settings(manifest))
     unchecked = dict.fromkeys(REGISTRY, "unchecked")
     plan = plan_renders(read, replace(facts, weights=unchecked, weights_problems={}))
     rows = len(plan.to_run) + len(plan.done) + len(plan.held)
     if json:
         say_json({"campaign": read.campaign, "rows": rows, "problems": []})
     elif not quiet:
-        say(f"{manifest}: {rows} rows, no problems. `lynx-engine plan {manifest}` says what runs.")
+        name = shlex.quote(str(manifest))
+        say(f"{manifest}: {rows} rows, no problems. `lynx-engine plan {name}` says what runs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,13 @@ from lynx_engine.cli.options import JsonOption
 
 EXAMPLE = "Example: lynx-engine init studio"
 
-_SETTINGS = """# Settings of this workspace; each can be set by LYNX_... in the environment too.
+_SETTINGS = """# Settings of this workspace; LYNX_MODELS and so on in the environment win over them.
 # models = "models"        # weights of the big variants, in the public layout
 # outputs = "outputs"      # clips and their log
+# state = ".lynx"          # Prefect's files and the workspace key
+# cache = "/somewhere"     # weights of the tiny variants; ~/.cache/lynx_engine by default
+# threads = 1              # CPU threads of a device process; another number rounds differently
+# server_start_s = 90      # seconds the local Prefect server may take to start
 """
 
 
@@ -39,7 +44,7 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(_examples(), folder / "manifests", copy_function=shutil.copyfile)
     (folder / WORKSPACE_FILE).write_text(_SETTINGS, encoding="utf-8")
-    go = "" if folder == Path() else f"cd {folder} && "
+    go = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     command_line = f"{go}lynx-engine render manifests/quickstart.yaml"
     if json:
         say_json({"workspace": str(folder.resolve()), "next": command_line})

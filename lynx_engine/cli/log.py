@@ -10,18 +10,7 @@ from lynx_engine.cli.options import JsonOption
 
 EXAMPLE = "Example: lynx-engine log quickstart --status failed"
 
-_COLUMNS = (
-    "finished_at",
-    "status",
-    "subject",
-    "prompt_name",
-    "seed",
-    "variant",
-    "attempt",
-    "total_s",
-    "job_id",
-    "code",
-)
+_HEADERS = ("finished (UTC)", "status", "subject", "prompt", "seed", "variant", "s", "job id")
 
 
 def command(
@@ -35,11 +24,15 @@ def command(
     import polars as pl
 
     from lynx_engine.cli.console import say, say_json, show_table
-    from lynx_engine.cli.records import campaign_named
+    from lynx_engine.cli.records import campaign_named, settings_for
+    from lynx_engine.errors import Problem, RefusedError, nearest
+    from lynx_engine.jobs import Status
     from lynx_engine.provenance.store import read_log
-    from lynx_engine.settings import load_settings
 
-    settings = load_settings()
+    if status is not None and status not in set(Status):
+        text = f"unknown value '{status}'{nearest(status, Status) or '; ' + ', '.join(Status)}"
+        raise RefusedError([Problem("--status", text)], outcome="nothing to show")
+    settings = settings_for(campaign)
     name = campaign_named(campaign, settings)
     records = read_log(name, settings=settings)
     for column, wanted in {"status": status, "variant": variant, "subject": subject}.items():
@@ -49,14 +42,14 @@ def command(
         say_json(records.to_dicts())
         return
     shown = records.select(
-        pl.col(column).dt.strftime("%Y-%m-%d %H:%M:%S")
-        if column == "finished_at"
-        else pl.col(column).str.head(12)
-        if column == "job_id"
-        else pl.col(column).round(1)
-        if column == "total_s"
-        else pl.col(column)
-        for column in _COLUMNS
+        pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
+        "status",
+        "subject",
+        "prompt_name",
+        "seed",
+        "variant",
+        pl.col("total_s").round(1),
+        pl.col("job_id").str.head(8),
     )
-    show_table(name, _COLUMNS, shown.iter_rows())
+    show_table(name, _HEADERS, shown.iter_rows())
     say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")

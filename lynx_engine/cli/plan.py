@@ -25,12 +25,14 @@ def command(
     from lynx_engine.cli.console import note, say, say_json, show_table
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
+    from lynx_engine.settings import load_settings
     from lynx_engine.survey import gather_facts
 
     read = read_manifest(manifest, lenient=True)
+    facts = gather_facts(read, load_settings(manifest))
     plan = plan_renders(
         read,
-        gather_facts(read),
+        facts,
         skip_bad_rows=skip_bad_rows,
         only=parse_only(only),
         limit=limit,
@@ -51,7 +53,10 @@ def command(
                     }
                     for p in plan.to_run
                 ],
-                "done": [{"job_id": job.job_id, "clip": job.clip_name} for job in plan.done],
+                "done": [
+                    {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip}
+                    for job in plan.done
+                ],
                 "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
                 "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
             }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lynx_engine.cli.console import note, progress_bars, stderr_is_terminal, visible
-from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderJob, RenderResult
+from lynx_engine.jobs import Failed, Interrupted, PlannedJob, Rendered, RenderJob, RenderResult
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -36,10 +36,16 @@ class RowLines:
         self._started.setdefault(job.job_id, time.monotonic())
 
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
-        """Print the row's end."""
+        """Print the row's end; rows that never began are told by their number at the end."""
+        if isinstance(result, Interrupted) and planned.job.job_id not in self._started:
+            return
         with self._lock:
             self._ended += 1
             note(f"[{self._ended}/{self._rows}] {self._told(planned, result)}")
+
+    def stopping(self, drain_s: float) -> None:
+        """Say what a stop waits for."""
+        note(_stopping(drain_s))
 
     def _told(self, planned: PlannedJob, result: RenderResult) -> str:
         took_s = time.monotonic() - self._started.get(planned.job.job_id, time.monotonic())
@@ -81,7 +87,7 @@ class RowBars:
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
         """Take the row's bar away and count it."""
         with self._lock:
-            self._ended += 1
+            self._ended += not isinstance(result, Interrupted)
             bar = self._bars.pop(planned.job.job_id, None)
             if bar is not None:
                 self._progress.remove_task(bar)
@@ -94,6 +100,10 @@ class RowBars:
                 )
             self._tell_all()
 
+    def stopping(self, drain_s: float) -> None:
+        """Say what a stop waits for, above the bars."""
+        self._progress.console.print(_stopping(drain_s), markup=False)
+
     def _tell_all(self) -> None:
         under_way = sum(
             task.completed for task in self._progress.tasks if task.id in self._bars.values()
@@ -104,6 +114,10 @@ class RowBars:
         self._progress.update(
             self._all, description="campaign", completed=self._ended * _ROW + under_way, told=told
         )
+
+
+def _stopping(drain_s: float) -> str:
+    return f"Stopping: rows in flight get {drain_s:.0f} s. Once more stops at once."
 
 
 @contextmanager

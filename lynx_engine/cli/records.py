@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.errors import DamagedError, Problem, RefusedError, nearest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,6 +21,13 @@ def campaigns_of(settings: Settings) -> list[str]:
     from lynx_engine.provenance.store import FOLDER
 
     return sorted(path.parent.name for path in settings.outputs_dir.glob(f"*/{FOLDER}"))
+
+
+def settings_for(given: str | None) -> Settings:
+    """Return the settings of the workspace that a manifest or clip lies in, else of this one."""
+    from lynx_engine.settings import load_settings
+
+    return load_settings(Path(given) if given and Path(given).exists() else None)
 
 
 def campaign_named(given: str, settings: Settings) -> str:
@@ -40,16 +48,22 @@ def campaign_named(given: str, settings: Settings) -> str:
     return name
 
 
-def all_records(settings: Settings) -> pl.DataFrame:
-    """Return the records of every campaign in the outputs folder.
+def read_logs(
+    names: Sequence[str], settings: Settings
+) -> tuple[dict[str, pl.DataFrame], DamagedError | None]:
+    """Return the logs that are whole, by campaign, and what is wrong with the others.
 
-    Raises:
-        DamagedError: If any log is damaged.
+    One damaged log does not hide the others; who reads them tells the damage at the end.
     """
-    import polars as pl
+    from lynx_engine.provenance.store import DAMAGE_ADVICE, damage_headline, read_log
 
-    from lynx_engine.provenance.schema import record_columns
-    from lynx_engine.provenance.store import read_log
-
-    logs = (read_log(name, settings=settings) for name in campaigns_of(settings))
-    return pl.concat([pl.DataFrame(schema=record_columns()), *logs])
+    logs: dict[str, pl.DataFrame] = {}
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            logs[name] = read_log(name, settings=settings)
+        except DamagedError as error:
+            problems += error.problems
+    if not problems:
+        return logs, None
+    return logs, DamagedError(damage_headline(problems), problems, DAMAGE_ADVICE)

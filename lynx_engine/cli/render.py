@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from lynx_engine.history import RetryFilter
     from lynx_engine.jobs import RenderPlan
     from lynx_engine.settings import Settings
+
+MENDED_BY_HAND = ("face", "image")
+"""Failures that come back until the photo is another one."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
 
@@ -83,7 +87,7 @@ def render_manifest(
     from lynx_engine.settings import load_settings
     from lynx_engine.survey import face_problems, gather_facts
 
-    settings = load_settings()
+    settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read, settings)
     try:
@@ -116,6 +120,8 @@ def render_manifest(
         say_json(_as_json(summary))
     elif not quiet:
         say(_told(summary, manifest, retrying=retry is not None))
+    elif summary.exit_code:
+        note(_told(summary, manifest, retrying=retry is not None))
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
 
@@ -190,8 +196,9 @@ def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
         lines.append(f"Paused: {summary.paused}. Make room, then run the same command again.")
     elif summary.stopped_by:
         lines.append("Stopped. Run the same command again to go on.")
-    elif summary.failures:
-        lines.append(f"`lynx-engine retry {manifest}` tries the failed rows again.")
+    elif any(not why.startswith(MENDED_BY_HAND) for why in summary.failures.values()):
+        name = shlex.quote(str(manifest))
+        lines.append(f"`lynx-engine retry {name}` tries the failed rows again.")
     return "\n".join(lines)
 
 

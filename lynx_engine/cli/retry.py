@@ -48,7 +48,13 @@ def command(
     known = {"--status": RETRYABLE, "--code": frozenset(ErrorCode)}
     given = {"--status": status or [], "--code": code or []}
     problems = [
-        Problem(option, f"unknown value '{word}'{nearest(word, known[option])}")
+        Problem(
+            option,
+            f"unknown value '{word}'"
+            + (
+                nearest(word, known[option]) or f"; it is one of {', '.join(sorted(known[option]))}"
+            ),
+        )
         for option, words in given.items()
         for word in words
         if word not in known[option]

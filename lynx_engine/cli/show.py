@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynx_engine.cli.options import JsonOption
+from lynx_engine.digest import digest_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,18 +20,24 @@ _SHORTEST_ID = 6
 
 def command(
     what: Annotated[
-        list[str], typer.Argument(help="A clip, also a renamed copy, or the beginning of a job id.")
+        list[str],
+        typer.Argument(help="A clip, also a renamed copy, or 6 characters or more of a job id."),
     ],
     json: JsonOption = False,
 ) -> None:
     """Find the record of a clip by its content, or of a row by its id, and print it."""
-    from lynx_engine.cli.console import say, say_json, show_fields
-    from lynx_engine.cli.records import all_records
-    from lynx_engine.errors import Problem, RefusedError
-    from lynx_engine.settings import load_settings
+    import polars as pl
 
-    settings = load_settings()
-    records = all_records(settings)
+    from lynx_engine.cli.console import complain, note, say, say_json, show_fields
+    from lynx_engine.cli.records import campaigns_of, read_logs, settings_for
+    from lynx_engine.errors import Problem, RefusedError
+    from lynx_engine.provenance.schema import record_columns
+
+    settings = settings_for(what[0])
+    logs, damage = read_logs(campaigns_of(settings), settings)
+    if damage is not None:
+        complain(damage)
+    records = pl.concat([pl.DataFrame(schema=record_columns()), *logs.values()])
     found: list[dict[str, object]] = []
     problems: list[Problem] = []
     for name in what:
@@ -40,6 +47,8 @@ def command(
             problems.append(Problem(name, text))
         else:
             found.append(matches.row(-1, named=True))
+            if Path(name).is_file() and found[-1]["clip_digest"] != digest_file(Path(name)):
+                note(f"{name}: found by its name; its content is not what was recorded.")
     if problems:
         raise RefusedError(problems, outcome="nothing to show")
     if json:
@@ -53,8 +62,6 @@ def command(
 
 def _matches(records: pl.DataFrame, name: str) -> pl.DataFrame:
     import polars as pl
-
-    from lynx_engine.digest import digest_file
 
     path = Path(name)
     if path.is_file():

@@ -21,25 +21,25 @@ def command(
     import polars as pl
 
     from lynx_engine.cli.console import say, say_json, show_table
-    from lynx_engine.cli.records import campaign_named, campaigns_of
+    from lynx_engine.cli.records import campaign_named, campaigns_of, read_logs, settings_for
     from lynx_engine.jobs import Status
-    from lynx_engine.provenance.store import read_log
-    from lynx_engine.settings import load_settings
 
-    settings = load_settings()
+    settings = settings_for(campaign)
     names = [campaign_named(campaign, settings)] if campaign else campaigns_of(settings)
     counts: dict[str, dict[str, int]] = {}
     failures: list[dict[str, object]] = []
-    for name in names:
-        latest = read_log(name, settings=settings).unique(
-            "job_id", keep="last", maintain_order=True
-        )
+    logs, damage = read_logs(names, settings)
+    for name, log in logs.items():
+        latest = log.unique("job_id", keep="last", maintain_order=True)
         by_status = dict(latest.group_by("status").len().iter_rows())
         counts[name] = {status.value: by_status.get(status.value, 0) for status in Status}
         failed = latest.filter(pl.col("status") == Status.FAILED.value)
         failures += failed.select("campaign", "where", "job_id", "code", "message").to_dicts()
     if json:
-        say_json({"campaigns": counts, "failures": failures})
+        told = [] if damage is None else [str(problem) for problem in damage.problems]
+        say_json({"campaigns": counts, "failures": failures, "damaged": told})
+        if damage is not None:
+            raise typer.Exit(damage.exit_code)
         return
     if not names:
         say(f"No campaign in {settings.outputs_dir} yet. `lynx-engine render MANIFEST` makes one.")
@@ -48,3 +48,5 @@ def command(
     show_table("", ("campaign", *(status.value for status in Status)), rows)
     for failure in failures:
         say(f"{failure['where']}: {failure['code']}: {failure['message']}")
+    if damage is not None:
+        raise damage

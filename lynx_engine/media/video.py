@@ -117,11 +117,22 @@ def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> 
         os.fsync(file.fileno())
 
 
+# ffmpeg gets a process group of its own: Ctrl-C in the terminal must not end it under a row that
+# is given time to finish.
+
+
 def _run_encoder(command: list[str], pixels: memoryview) -> None:
     try:
         done = subprocess.run(
-            command, input=pixels, capture_output=True, timeout=ENCODE_TIMEOUT_S, check=False
+            command,
+            input=pixels,
+            capture_output=True,
+            timeout=ENCODE_TIMEOUT_S,
+            check=False,
+            process_group=0,
         )
+    except OSError as error:
+        raise _cannot_run(command, error) from None
     except subprocess.TimeoutExpired:
         raise RowError(
             ErrorCode.ENCODER, f"ffmpeg did not finish in {ENCODE_TIMEOUT_S:.0f} s.", transient=True
@@ -133,6 +144,13 @@ def _run_encoder(command: list[str], pixels: memoryview) -> None:
         raise RowError(
             ErrorCode.ENCODER, f"ffmpeg exited with {done.returncode}: {said}", transient=True
         )
+
+
+def _cannot_run(command: list[str], error: OSError) -> RowError:
+    return RowError(
+        ErrorCode.ENCODER,
+        f"{command[0]} cannot be run ({error.strerror}). Install ffmpeg anew, or take it off PATH.",
+    )
 
 
 def check_clip(path: Path, clip: ClipFormat) -> ClipFacts:
@@ -204,10 +222,15 @@ def decode_clip(path: Path) -> DecodedClip:
     )
     # Errors go to a file: a damaged clip can fill a pipe that nobody reads yet.
     with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
-            with process.stdout or contextlib.nullcontext(io.BytesIO()) as stream:
-                decoded = _read_y4m(stream)
-            failed = process.wait() != 0
+        try:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, process_group=0
+            )
+        except OSError as error:
+            raise _cannot_run(command, error) from None
+        with process, process.stdout or contextlib.nullcontext(io.BytesIO()) as stream:
+            decoded = _read_y4m(stream)
+        failed = process.returncode != 0
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()[-_STDERR_TAIL:]
     if failed or said or decoded is None:

@@ -62,11 +62,18 @@ def ensure_weights(spec: VariantSpec, *, models_dir: Path, cache_dir: Path) -> P
 def _check_made(folder: Path) -> None:
     """Refuse made weights that differ from what was made: safetensors sees no flipped bit."""
     locked = locked_digests(folder)
-    if not locked:
-        raise weights_error(folder / LOCK_NAME, "is missing or empty")
-    for name, digest in locked.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            raise weights_error(folder / name, f"is missing or differs from {LOCK_NAME}")
+    wrong = [
+        name
+        for name, digest in locked.items()
+        if not (folder / name).is_file() or digest_file(folder / name) != digest
+    ]
+    if wrong or not locked:
+        what = ", ".join(wrong) or LOCK_NAME
+        raise RowError(
+            ErrorCode.WEIGHTS,
+            f"{folder}: {what} is missing or not as it was made. Delete the folder: it is made "
+            "anew by the next run.",
+        )
 
 
 def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -240,7 +247,7 @@ def weights_error(path: Path, what: str) -> RowError:
     return RowError(
         ErrorCode.WEIGHTS,
         f"{path}: {what}. Download the file again from its source, and check that it belongs to "
-        "this variant; weights made on this machine are made anew when their folder is deleted.",
+        "this variant.",
     )
 
 

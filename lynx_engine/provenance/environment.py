@@ -7,6 +7,7 @@ travels cannot be searched for a face.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -17,7 +18,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lynx_engine.errors import DamagedError, Problem
+
 KEY_BYTES = 32
+KEY_FILE = "workspace.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +72,33 @@ def _commit(root: Path) -> str:
         return ""
 
 
-def workspace_key(state_dir: Path) -> bytes:
+def read_workspace_key(state_dir: Path) -> bytes | None:
+    """Return the workspace's secret key, or None if no run made one yet.
+
+    Raises:
+        DamagedError: If the file is not a key: an empty one would make every digest searchable.
+    """
+    path = state_dir / KEY_FILE
+    if not path.exists():
+        return None
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        text = f"holds {len(key)} bytes, a workspace key has {KEY_BYTES}. Delete it."
+        raise DamagedError("The workspace key is damaged", [Problem(str(path), text)])
+    return key
+
+
+def make_workspace_key(state_dir: Path) -> bytes:
     """Return the workspace's secret key, made on first use, readable by its owner alone.
 
     Raises:
+        DamagedError: As `read_workspace_key`.
         OSError: If the state folder cannot be written.
     """
-    path = state_dir / "workspace.key"
+    path = state_dir / KEY_FILE
     if not path.exists():
         state_dir.mkdir(parents=True, exist_ok=True)
-        temp = path.with_name(f".workspace.key.{secrets.token_hex(8)}")
+        temp = path.with_name(f".{KEY_FILE}.{secrets.token_hex(8)}")
         descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
@@ -87,7 +108,10 @@ def workspace_key(state_dir: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(temp)
         temp.unlink()
-    return path.read_bytes()
+    key = read_workspace_key(state_dir)
+    if key is None:
+        raise FileNotFoundError(errno.ENOENT, "the key was deleted while it was made", str(path))
+    return key
 
 
 def keyed_digest(digest: str, key: bytes) -> str:

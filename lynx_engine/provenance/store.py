@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lynx_engine.settings import Settings
 
 FOLDER = "provenance"
+DAMAGE_ADVICE = "Move each out of the folder; a row whose record is gone renders again."
 _PART = re.compile(r"part-[0-9]{8}T[0-9]{12}Z-[0-9a-f]{12}-a[0-9]+-([0-9a-f]{32})\.parquet")
 
 
@@ -100,21 +101,22 @@ def read_parts(folder: Path) -> pl.DataFrame:
     frames: list[pl.DataFrame] = []
     problems: list[Problem] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") and path.name.endswith(".tmp"):
-            continue  # a part whose writer died before the rename: it was never part of the log
+        if path.name.startswith("."):
+            continue  # a part whose writer died before the rename, or a file manager's own file
         part = _read_part(path)
         if isinstance(part, Problem):
             problems.append(part)
         else:
             frames.append(part)
     if problems:
-        raise DamagedError(
-            f"{len(problems)} damaged or foreign file{'s' * (len(problems) > 1)} in the log",
-            problems,
-            "Move each out of the folder; a row whose record is gone renders again.",
-        )
+        raise DamagedError(damage_headline(problems), problems, DAMAGE_ADVICE)
     empty = pl.DataFrame(schema=record_columns())
     return pl.concat([empty, *frames]).sort("finished_at", maintain_order=True)
+
+
+def damage_headline(problems: Sequence[Problem]) -> str:
+    """Return the first line of a letter about damaged logs."""
+    return f"{len(problems)} damaged or foreign file{'s' * (len(problems) > 1)} in the log"
 
 
 def _read_part(path: Path) -> pl.DataFrame | Problem:
@@ -123,7 +125,10 @@ def _read_part(path: Path) -> pl.DataFrame | Problem:
     match = _PART.fullmatch(path.name)
     if match is None or not path.is_file():
         return Problem(str(path), "not a part of the log; the engine gives no such name.")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Problem(str(path), f"cannot be read ({error.strerror}).")
     if digest_bytes(data)[:32] != match[1]:
         return Problem(str(path), "damaged: its bytes differ from the digest in its name.")
     frame = pl.read_parquet(data)
@@ -131,7 +136,8 @@ def _read_part(path: Path) -> pl.DataFrame | Problem:
         version = frame["schema_version"].max() if "schema_version" in frame.columns else "unknown"
         return Problem(
             str(path),
-            f"written with schema version {version}; this program reads version {SCHEMA_VERSION}.",
+            f"written with schema version {version}, or other columns; this program reads version "
+            f"{SCHEMA_VERSION}.",
         )
     return frame
 
@@ -144,11 +150,13 @@ class History:
         latest: The latest attempt under each row's names.
         by_job: The latest attempt at each request.
         attempts: Attempts made at each request, interrupted ones not counted.
+        clip_bytes: File name of each published clip -> its size.
     """
 
     latest: dict[RowKey, PastResult]
     by_job: dict[str, PastResult]
     attempts: dict[str, int]
+    clip_bytes: dict[str, int]
 
 
 def read_history(folder: Path) -> History:
@@ -162,11 +170,13 @@ def read_history(folder: Path) -> History:
 
 def history_of(records: Iterable[ProvenanceRecord]) -> History:
     """Sum up records given oldest first."""
-    history = History({}, {}, {})
+    history = History({}, {}, {}, {})
     for record in records:
         past = record.to_past_result()
         history.latest[past.row_key] = past
         history.by_job[past.job_id] = past
+        if record.clip:
+            history.clip_bytes[record.clip] = record.clip_bytes
         charged = past.status is not Status.INTERRUPTED
         history.attempts[past.job_id] = history.attempts.get(past.job_id, 0) + charged
     return history

@@ -97,17 +97,22 @@ def test_stopped_run_exits_by_its_signal_and_the_next_one_goes_on(
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("[3/"):
                 break
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
+        # Ctrl-C in a terminal reaches every process of the group, SIGTERM the named one.
+        send = os.killpg if number is signal.SIGINT else os.kill
+        send(process.pid, number)
         stopped = time.monotonic()
-        told, _ = process.communicate(timeout=60)
+        told, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert time.monotonic() - stopped < 25
+    assert time.monotonic() - stopped < 15
+    assert "Traceback" not in said
+    assert said.startswith("Stopping: rows in flight get 20 s.") or "interrupted" not in said
     assert "Stopped. Run the same command again to go on." in told
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
@@ -121,3 +126,83 @@ def test_stopped_run_exits_by_its_signal_and_the_next_one_goes_on(
     assert list((workspace.folder / "outputs/trial/.drafts").iterdir()) == []
     charged = [r for r in workspace.json("log", "trial") if r["status"] == "rendered"]
     assert len(charged) == 12
+
+
+def test_quiet_run_says_what_went_wrong_and_nothing_else(workspace: Workspace) -> None:
+    write_manifest(workspace, 1)
+    broken = workspace.write("bin/ffmpeg", "#!/nonexistent/interpreter\n")
+    broken.chmod(0o755)
+    done = workspace.run("render", "m.yaml", "--in-process", "-q", PATH=str(broken.parent))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "encoder: " in done.stderr
+    assert "cannot be run (No such file or directory)" in done.stderr
+    well = workspace.run("render", "m.yaml", "--in-process", "-q")
+    assert (well.returncode, well.stdout, well.stderr) == (0, "", "")
+
+
+def test_damage_in_one_log_does_not_hide_the_other_campaigns(workspace: Workspace) -> None:
+    write_manifest(workspace, 1)
+    assert workspace.run("render", "m.yaml", "--in-process").returncode == 0
+    other = workspace.folder / "outputs" / "other" / "provenance"
+    other.mkdir(parents=True)
+    (other / ".DS_Store").touch()
+    (other / "notes.txt").touch()
+    told = workspace.run("status")
+    assert told.returncode == 4
+    assert "trial" in told.stdout
+    assert "notes.txt: not a part of the log" in told.stderr
+    assert ".DS_Store" not in told.stderr
+    (clip,) = workspace.clips("trial")
+    shown = workspace.run("show", clip)
+    assert shown.returncode == 0
+    assert clip.name in shown.stdout
+
+
+def test_clip_that_was_cut_renders_again_and_show_does_not_vouch_for_it(
+    workspace: Workspace,
+) -> None:
+    write_manifest(workspace, 1)
+    assert workspace.run("render", "m.yaml", "--in-process").returncode == 0
+    (clip,) = workspace.clips("trial")
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[:100])
+    shown = workspace.run("show", clip)
+    assert "its content is not what was recorded" in shown.stderr
+    (row,) = workspace.json("plan", "m.yaml")["to_run"]
+    assert row["reason"] == "missing clip"
+    assert workspace.run("render", "m.yaml", "--in-process").returncode == 0
+    assert clip.read_bytes() == whole
+
+
+def test_renamed_prompt_keeps_its_clip_and_the_plan_names_the_file_that_is_there(
+    workspace: Workspace,
+) -> None:
+    write_manifest(workspace, 1)
+    assert workspace.run("render", "m.yaml", "--in-process").returncode == 0
+    manifest = workspace.folder / "m.yaml"
+    manifest.write_text(
+        manifest.read_text().replace("wave:", "hello:").replace(" wave,", " hello,")
+    )
+    (done,) = workspace.json("plan", "m.yaml")["done"]
+    assert done["clip"] == workspace.clips("trial")[0].name
+
+
+def test_place_that_cannot_be_written_pauses_with_exit_5(workspace: Workspace) -> None:
+    write_manifest(workspace, 1)
+    workspace.write("outputs", "a file where a folder is due")
+    done = workspace.run("render", "m.yaml", "--in-process")
+    assert done.returncode == 5
+    assert "make room, or make it writable" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_manifest_of_another_workspace_renders_there(workspace: Workspace, tmp_path: Path) -> None:
+    write_manifest(workspace, 1)
+    elsewhere = Workspace(tmp_path / "elsewhere", workspace.variables)
+    elsewhere.folder.mkdir()
+    (elsewhere.folder / "lynx.toml").touch()
+    manifest = workspace.folder / "m.yaml"
+    assert elsewhere.run("render", manifest, "--in-process").returncode == 0
+    assert len(workspace.clips("trial")) == 1
+    assert not (elsewhere.folder / "outputs").exists()
+    assert elsewhere.json("status", manifest)["campaigns"]["trial"]["rendered"] == 1

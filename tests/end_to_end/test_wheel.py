@@ -85,6 +85,6 @@ def test_installed_wheel_renders_from_another_folder_through_prefect(
     run("init", "my studio")
     told = run("render", "my studio/manifests/quickstart.yaml", "--only", "variant=tiny_lite")
     assert "quickstart: 4 rendered" in told
-    clips = list((tmp_path / "hömé/outputs/quickstart/clips").glob("*.mp4"))
+    clips = list((tmp_path / "hömé/my studio/outputs/quickstart/clips").glob("*.mp4"))
     assert len(clips) == 4
     assert (tmp_path / "hömé/.cache/lynx_engine/tiny-1").is_dir()

@@ -16,16 +16,19 @@ import pytest
 from lynx_engine.campaign import CampaignSummary, open_campaign
 from lynx_engine.errors import (
     AbandonedError,
+    DamagedError,
     ErrorCode,
     ExitCode,
     LockedError,
+    PausedError,
     Problem,
     RowError,
 )
 from lynx_engine.jobs import Failed, Interrupted, Rendered, RenderJob, RenderPlan
-from lynx_engine.provenance.store import read_log
+from lynx_engine.lock import lock_campaign
+from lynx_engine.provenance.store import read_history, read_log
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight, face_key
+from lynx_engine.survey import Preflight, face_key, intact_clips
 from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
@@ -52,10 +55,14 @@ def run(
     faces: Preflight = NO_FACES,
     watcher: Watcher | None = None,
 ) -> CampaignSummary:
-    with open_campaign(
-        plan, pool, settings=settings_in(folder), faces=faces, observer=watcher or Watcher()
-    ) as campaign:
-        for planned in plan.to_run:
+    settings = settings_in(folder)
+    with (
+        lock_campaign(settings.campaign_dir("trial")) as lock,
+        open_campaign(
+            lock, plan, pool, settings=settings, faces=faces, observer=watcher or Watcher()
+        ) as campaign,
+    ):
+        for planned in campaign.plan.to_run:
             campaign.render_row(planned)
         return campaign.summary()
 
@@ -157,16 +164,21 @@ def test_rows_given_up_are_interrupted_and_not_charged(tmp_path: Path) -> None:
 
 def test_stopped_campaign_begins_no_further_row(tmp_path: Path) -> None:
     pool, watcher, plan = ScriptedPool(), Watcher(), plan_of(*THREE)
-    with open_campaign(
-        plan, pool, settings=settings_in(tmp_path), faces=NO_FACES, observer=watcher
-    ) as campaign:
+    settings = settings_in(tmp_path)
+    with (
+        lock_campaign(settings.campaign_dir("trial")) as lock,
+        open_campaign(
+            lock, plan, pool, settings=settings, faces=NO_FACES, observer=watcher
+        ) as campaign,
+    ):
         campaign.render_row(plan.to_run[0])
-        campaign.stop(signal.SIGTERM)
+        campaign.stop(signal.SIGTERM, drain_s=20)
         campaign.render_row(plan.to_run[1])
         summary = campaign.summary()
     assert pool.seeds == [1]
     assert isinstance(watcher.results[2], Interrupted)
     assert summary.exit_code == 143
+    assert (pool.abandoned, watcher.drains) == (True, []), "nothing was in flight: no wait"
     assert statuses(tmp_path) == {1: ("rendered", "")}
 
 
@@ -209,12 +221,8 @@ def test_left_over_drafts_and_half_parts_are_swept(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from tests.integration.test_campaign import NO_FACES, settings_in
-from lynx_engine.campaign import open_campaign
-from tests.support.jobs import plan_of
-from tests.support.pools import ScriptedPool, Watcher
-with open_campaign(plan_of(), ScriptedPool(), settings=settings_in(Path(sys.argv[1])),
-                   faces=NO_FACES, observer=Watcher()):
+from lynx_engine.lock import lock_campaign
+with lock_campaign(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -223,7 +231,7 @@ with open_campaign(plan_of(), ScriptedPool(), settings=settings_in(Path(sys.argv
 def test_second_run_of_a_campaign_is_refused_with_the_holder_named(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        [sys.executable, "-c", HOLDER, str(tmp_path / "outputs" / "trial")],
         cwd=root,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -238,3 +246,67 @@ def test_second_run_of_a_campaign_is_refused_with_the_holder_named(tmp_path: Pat
             holder.kill()
     # The lock went with its holder, however it died.
     assert run(tmp_path, ScriptedPool(), plan_of(*THREE)).rendered == 3
+
+
+def test_row_that_another_run_finished_meanwhile_is_not_rendered_again(tmp_path: Path) -> None:
+    stale = plan_of(*THREE)
+    run(tmp_path, ScriptedPool(), plan_of(*THREE[:2]))
+    pool = ScriptedPool()
+    summary = run(tmp_path, pool, stale)
+    assert pool.seeds == [3]
+    assert (summary.rendered, summary.done_before) == (1, 2)
+    assert len(read_log("trial", settings=settings_in(tmp_path))) == 3
+
+
+def test_stop_with_a_row_in_flight_tells_how_long_it_gets(tmp_path: Path) -> None:
+    watcher = Watcher()
+    settings = settings_in(tmp_path)
+    pool = ScriptedPool()
+    with (
+        lock_campaign(settings.campaign_dir("trial")) as lock,
+        open_campaign(
+            lock, plan_of(*THREE), pool, settings=settings, faces=NO_FACES, observer=watcher
+        ) as campaign,
+    ):
+
+        def stop(_: RenderTask) -> NoReturn:
+            campaign.stop(signal.SIGINT, drain_s=20)
+            raise AbandonedError
+
+        pool.faults = {1: stop}
+        for planned in campaign.plan.to_run:
+            campaign.render_row(planned)
+        summary = campaign.summary()
+    assert watcher.drains == [20]
+    assert (summary.exit_code, summary.interrupted) == (130, 3)
+    assert statuses(tmp_path) == {1: ("interrupted", "")}
+
+
+@pytest.mark.parametrize("spoiled", ["outputs", "outputs/trial", "outputs/trial/clips"])
+def test_place_that_cannot_be_written_pauses_before_any_row(tmp_path: Path, spoiled: str) -> None:
+    path = tmp_path / spoiled
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file where a folder is due")
+    with pytest.raises(PausedError, match="make room, or make it writable"):
+        run(tmp_path, ScriptedPool(), plan_of(*THREE))
+
+
+def test_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".lynx").mkdir()
+    (tmp_path / ".lynx" / "workspace.key").touch()
+    with pytest.raises(DamagedError, match=r"workspace\.key: holds 0 bytes"):
+        run(tmp_path, ScriptedPool(), plan_of(*THREE))
+
+
+def test_history_knows_clips_that_were_cut_or_emptied(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/trial"
+    run(tmp_path, ScriptedPool(), plan_of(*THREE))
+    history = read_history(folder / "provenance")
+    names = [job.clip_name for job in THREE]
+    assert intact_clips(folder / "clips", history) == set(names)
+    (folder / "clips" / names[0]).write_bytes(b"")
+    (folder / "clips" / names[1]).write_bytes(b"clip of see")
+    (folder / "clips" / "foreign.mp4").write_bytes(b"x")
+    assert intact_clips(folder / "clips", history) == {names[2]}
+    (folder / "clips" / names[2]).unlink()
+    assert intact_clips(folder / "clips", history) == frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -38,9 +38,11 @@ class ScriptedPool:
         on_stage("denoise", 1, 4)
         if task.job.seed in self.faults:
             self.faults[task.job.seed](task)
-        task.draft.write_bytes(b"clip of seed %d" % task.job.seed)
+        content = b"clip of seed %d" % task.job.seed
+        task.draft.write_bytes(content)
         result = rendered(task.job)
-        return ClipDraft(task.draft, result.facts, result.worker, datetime.now(UTC))
+        facts = replace(result.facts, bytes=len(content))
+        return ClipDraft(task.draft, facts, result.worker, datetime.now(UTC))
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -52,9 +54,13 @@ class Watcher:
 
     stages: list[tuple[int, str, int, int]] = field(default_factory=list)
     results: dict[int, RenderResult] = field(default_factory=dict)
+    drains: list[float] = field(default_factory=list)
 
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         self.stages.append((job.seed, name, done, total))
 
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
         self.results[planned.job.seed] = result
+
+    def stopping(self, drain_s: float) -> None:
+        self.drains.append(drain_s)

@@ -306,10 +306,11 @@ def test_damaged_made_weights_are_named_and_not_used(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(RowError, match=r"ip_layers\.safetensors: is missing or differs") as caught:
+    with pytest.raises(RowError, match=r"ip_layers\.safetensors is missing or not as") as caught:
         ensure_weights(spec, models_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert caught.value.code is ErrorCode.WEIGHTS
-    assert "made anew when their folder is deleted" in str(caught.value)
+    assert f"{folder}: " in str(caught.value)
+    assert "Delete the folder: it is made anew" in str(caught.value)
 
 
 def test_cache_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

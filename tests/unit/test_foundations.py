@@ -71,9 +71,24 @@ def test_sample_of_a_small_file_covers_it_whole(tmp_path: Path) -> None:
 def test_workspace_is_the_nearest_folder_upward_with_its_file(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
-    assert find_workspace(deep) == deep
+    assert find_workspace(deep) is None
     (tmp_path / "lynx.toml").touch()
     assert find_workspace(deep) == tmp_path
+
+
+def test_workspace_of_a_manifest_wins_over_that_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there / "manifests"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    manifest = there / "manifests" / "m.yaml"
+    assert load_settings(manifest).workspace == here
+    (here / "lynx.toml").touch()
+    (there / "lynx.toml").touch()
+    assert load_settings(manifest).workspace == there
+    assert load_settings().workspace == here
 
 
 def test_flag_wins_over_variable_and_variable_over_file(
