@@ -10,6 +10,10 @@ from pathlib import Path
 _CHUNK_BYTES = 1 << 20
 _SAMPLE_BYTES = 4096
 _SAMPLES = 64
+# Made once: json.dumps would build an encoder for each of a hundred thousand jobs.
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def digest_mapping(value: Mapping[str, object]) -> str:
@@ -17,9 +21,7 @@ def digest_mapping(value: Mapping[str, object]) -> str:
 
     Floats are written by `repr`, so equal numbers give equal digests on every machine.
     """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    text = _CANONICAL.encode(value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -6,7 +6,7 @@ The past is a few mappings taken from the log; nothing here reads it, and nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lynx_engine.errors import ErrorCode
@@ -113,9 +113,10 @@ def sort_by_past(
 class _Predecessors:
     """Finds the earlier request that a job replaces, so that its change can be named.
 
-    An attempt whose request is still in the plan replaces nothing. A row whose names are new
-    counts as edited if exactly one vanished row had the same subject, seed and variant: the names
-    of table prompts come from their text, so an edited prompt has another name.
+    An attempt whose request is still in the plan is replaced by nothing. The names of table
+    prompts come from their text, so an edited prompt has another name: the only row with new names
+    among those of one subject, seed and variant counts as an edit of the row that vanished from
+    them, the latest one if it was edited before.
     """
 
     def __init__(self, jobs: Sequence[RenderJob], past: Past) -> None:
@@ -128,9 +129,9 @@ class _Predecessors:
             for key, result in past.latest.items()
             if key not in planned_keys and result.job_id not in self._planned_ids
         ]
-        self._fresh = _count_unnamed(fresh)
-        self._vanished = _count_unnamed(vanished)
-        self._vanished_at = {_unnamed(key): past.latest[key] for key in vanished}
+        self._fresh = Counter(map(_unnamed, fresh))
+        vanished.sort(key=lambda key: past.latest[key].finished_at)
+        self._vanished = {_unnamed(key): past.latest[key] for key in vanished}
 
     def find(self, job: RenderJob) -> PastResult | None:
         """Return the attempt that `job` replaces, or None for a new row."""
@@ -139,16 +140,11 @@ class _Predecessors:
         if same_names is not None:
             return None if same_names.job_id in self._planned_ids else same_names
         rest = _unnamed(key)
-        is_only_pair = self._fresh[rest] == 1 and self._vanished[rest] == 1
-        return self._vanished_at[rest] if is_only_pair else None
+        return self._vanished.get(rest) if self._fresh[rest] == 1 else None
 
 
 def _unnamed(key: RowKey) -> tuple[str, int, str]:
     return (key.subject, key.seed, key.variant)
-
-
-def _count_unnamed(keys: Iterable[RowKey]) -> Counter[tuple[str, int, str]]:
-    return Counter(_unnamed(key) for key in keys)
 
 
 def _judge(
@@ -190,16 +186,21 @@ def describe_changes(
         if field_name in _OPAQUE or old is None:
             changes.append(f"{word} changed")
         else:
-            changes.append(f"{word} {_short(old)} -> {_short(new)}")
+            changes.append(f"{word} {_short(old, new)} -> {_short(new, old)}")
     return changes or ["the form of the request"]
 
 
-def _short(value: str | float | None) -> str:
+def _short(value: str | float | None, other: str | float | None) -> str:
+    """Return `value` in one short line, a long text from a little before it leaves `other`."""
     if not isinstance(value, str):
         return str(value)
     if len(value) > _SHOWN_CHARACTERS:
-        value = f"{value[: _SHOWN_CHARACTERS - 1]}…"
-    return f"'{value}'" if " " in value or not value else value
+        pairs = enumerate(zip(value, str(other), strict=False))
+        parting = next((at for at, (one, two) in pairs if one != two), 0)
+        start = max(parting - _SHOWN_CHARACTERS // 2, 0)
+        end = start + _SHOWN_CHARACTERS - 1
+        value = f"{'…' * (start > 0)}{value[start:end]}{'…' * (end < len(value))}"
+    return value if value.isprintable() and value and " " not in value else repr(value)
 
 
 def _ending(attempt: PastResult) -> str:

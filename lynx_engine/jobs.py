@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,9 +122,9 @@ class RenderJob:
 
     def request(self) -> dict[str, str | int | float]:
         """Return every field that makes the id, in plain values that a log can hold."""
-        values: dict[str, str | int | float] = {
-            name: getattr(self, name) for name in REQUEST_FIELDS
-        }
+        values: dict[str, str | int | float] = dict(
+            zip(REQUEST_FIELDS, _REQUEST_VALUES(self), strict=True)
+        )
         values["size"] = str(self.size)
         values["loras"] = ",".join(f"{lora.weights_digest}@{lora.scale!r}" for lora in self.loras)
         return values
@@ -156,6 +157,8 @@ REQUEST_FIELDS: Mapping[str, str] = {
     f.name: f.metadata["request"] for f in fields(RenderJob) if "request" in f.metadata
 }
 """Field name -> the author's word for it, for every field that makes the id."""
+
+_REQUEST_VALUES = attrgetter(*REQUEST_FIELDS)
 
 
 class Status(StrEnum):

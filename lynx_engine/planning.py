@@ -191,14 +191,18 @@ class _Drafting:
             self._recipes[row.settings] = known
         recipe, faults = known
         for fault in faults:
-            problem = self._placed(fault, row)
-            if problem is not None:
-                self._problems[problem] = None
+            self._note(self._placed(fault, row))
         if recipe is None:
             return None
         problems = self._facts.weights_problems.get(recipe.spec.name, ())
-        self._problems.update(dict.fromkeys(problems))
+        for problem in problems:
+            # Told once, at the first row that asks for the variant.
+            self._note(self._placed(Fault("variant", Origin.NOWHERE, str(problem)), row))
         return None if problems else recipe
+
+    def _note(self, problem: Problem | None) -> None:
+        if problem is not None:
+            self._problems[problem] = None
 
     def _placed(self, fault: Fault, row: Row) -> Problem | None:
         """Return a fault with its line: where it was written, else at the first row it concerns."""
@@ -345,6 +349,11 @@ def _check_selection(selection: _Selection, jobs: Sequence[RenderJob]) -> None:
                 Problem("--only", f"no row has {name} '{value}'{nearest(value, known)}")
                 for value in unknown
             )
+    if jobs and not any(_is_selected(job, selection) for job in jobs):
+        told = " and ".join(
+            f"{name} {' or '.join(sorted(values))}" for name, values in selection.items()
+        )
+        raise RefusedError([Problem("--only", f"no row has {told} together; leave one out")])
 
 
 def _is_selected(job: RenderJob, selection: _Selection) -> bool:

@@ -90,10 +90,13 @@ def complete(
     Returns:
         The recipe and no fault, or None and at least one.
     """
-    written = _laid_over(row, defaults)
+    written = laid_over(row, defaults)
     name = written.variant
     if name is None:
-        text = f"no variant is written; add one of {_either(REGISTRY)}, here or under defaults"
+        text = (
+            f"no variant is written; add one of {_either(REGISTRY)} here (in YAML, or under "
+            "defaults)"
+        )
         return None, (Fault("variant", Origin.ROW, text),)
     if name not in REGISTRY:
         advice = nearest(name, REGISTRY) or f"; there are {_either(REGISTRY)}"
@@ -112,7 +115,8 @@ def complete(
     return (None if faults else recipe), faults
 
 
-def _laid_over(row: WrittenSettings, defaults: WrittenSettings) -> WrittenSettings:
+def laid_over(row: WrittenSettings, defaults: WrittenSettings) -> WrittenSettings:
+    """Return what `row` wrote, and what `defaults` wrote where it wrote nothing."""
     chosen = {name: value for name in _SETTINGS if (value := getattr(row, name)) is not None}
     return replace(defaults, **chosen)
 
@@ -171,8 +175,8 @@ def _without_effect(spec: VariantSpec, row: WrittenSettings) -> Iterator[tuple[s
         if getattr(row, setting) is not None and not has_part:
             yield (
                 setting,
-                f"{setting} has no effect: {spec.name} has no {part}. Remove it here, or write it "
-                "under defaults for the variants that have one",
+                f"{setting} has no effect: {spec.name} has no {part}. Remove it here (in YAML, "
+                "defaults may hold it for the variants that have one)",
             )
 
 

@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lynx_engine.errors import nearest
 from lynx_engine.manifest.files import read_prompt_text
-from lynx_engine.manifest.matrix_schema import AXES, SINGLE_KEYS, MatrixEntry
+from lynx_engine.manifest.matrix_schema import AXES, SINGLE_KEYS, Exclusion, MatrixEntry
 from lynx_engine.manifest.names import check_prompt, label_of
 from lynx_engine.manifest.schema import PromptEntry, RenderSettings, RowEntry, written_settings
 from lynx_engine.manifest.values import Prompt, Row, WrittenSettings
 
 MAX_ROWS = 100_000
+# About a second's worth; then wrong names are told without the nearest right one.
+_MAX_COMPARED = 100_000
+_NAMING = ("subject", "prompt", "text")
+
+
+class Fault(NamedTuple):
+    """A letter to the author, and the key to blame: "" when it is the whole entry."""
+
+    key: str
+    text: str
 
 
 class ExpansionError(ValueError):
-    """A row or matrix that cannot become rows; the message is a letter to the author.
+    """A row or matrix that cannot become rows.
 
     Attributes:
-        key: The key to blame, "" when it is the whole entry.
+        faults: Every reason, at least one.
     """
 
-    def __init__(self, key: str, text: str) -> None:
-        """Blame `key`, in the words of `text`."""
-        self.key = key
-        super().__init__(text)
+    def __init__(self, *faults: Fault) -> None:
+        """Give all `faults` at once."""
+        self.faults = faults
+        super().__init__("\n".join(fault.text for fault in faults))
 
 
 def too_many_rows(rows: int) -> str:
@@ -83,32 +93,17 @@ class Names:
     broken_subjects: frozenset[str] = frozenset()
     broken_prompts: frozenset[str] = frozenset()
 
-    def check_subject(self, name: str) -> bool:
-        """Return whether `name` is a sound subject.
+    def knows_subject(self, name: str) -> bool:
+        """Return whether a subject of that name was written, sound or not."""
+        return name in self.subjects or name in self.broken_subjects
 
-        Raises:
-            ExpansionError: If there is no subject of that name.
-        """
-        if name in self.subjects or name in self.broken_subjects:
-            return name in self.subjects
-        advice = nearest(name, self.subjects | self.broken_subjects) or "; define it under subjects"
-        raise ExpansionError("subject", f"there is no subject '{name}'{advice}")
-
-    def find_prompts(self, name: str) -> tuple[Prompt, ...]:
-        """Return the prompts called `name`, none if its definition was refused.
-
-        Raises:
-            ExpansionError: If there is no prompt of that name.
-        """
-        if name in self.prompts or name in self.broken_prompts:
-            return self.prompts.get(name, ())
-        if self.broken_prompts and name.rpartition("-")[0] in self.broken_prompts:
-            return ()
-        advice = (
-            nearest(name, {*self.prompts, *self.broken_prompts})
-            or "; define it under prompts, or write text: instead"
+    def knows_prompt(self, name: str) -> bool:
+        """Return whether a prompt of that name was written, or may be a line of a broken file."""
+        return (
+            name in self.prompts
+            or name in self.broken_prompts
+            or name.rpartition("-")[0] in self.broken_prompts
         )
-        raise ExpansionError("prompt", f"there is no prompt '{name}'{advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +124,14 @@ class Expander:
         folder: The manifest's folder.
         default_seed: Seed of rows that write none.
         rows: Rows counted so far, those refused included.
+        compared: Names compared so far to find the nearest.
     """
 
     names: Names
     folder: Path
     default_seed: int
     rows: int = field(default=0)
+    compared: int = field(default=0)
 
     def expand_row(self, entry: RowEntry, at: Entry) -> list[Row]:
         """Return one row, or one for each line of the prompt file it names.
@@ -142,10 +139,11 @@ class Expander:
         Raises:
             ExpansionError: If it names what is not there, or no prompt, or two.
         """
-        sound = entry.subject is None or self.names.check_subject(entry.subject)
+        written = {key: [value] for key in _NAMING if (value := getattr(entry, key)) is not None}
+        _refuse([*_prompt_fault(written, "a row", "a name"), *self._naming_faults(written)])
         prompts = self._prompts(entry.prompt, entry.text)
         self._count(len(prompts))
-        if not sound:
+        if entry.subject in self.names.broken_subjects:
             return []
         seed = self.default_seed if entry.seed is None else entry.seed
         settings = written_settings(entry, self.folder)
@@ -163,52 +161,66 @@ class Expander:
         written = [key for key in at.keys if key in entry.model_fields_set and key in AXES]
         values = {key: getattr(entry, key) for key in written if key not in SINGLE_KEYS}
         axes = {key: listed for key, listed in values.items() if listed is not None}
-        if ("prompt" in axes) == ("text" in axes):
-            raise ExpansionError("", "a matrix takes prompt (names) or text; write one of them")
+        dropped = [_written_values(exclusion) for exclusion in entry.exclude or []]
+        _refuse(
+            [
+                *_prompt_fault(axes, "a matrix", "names"),
+                *self._naming_faults(axes),
+                *_zip_faults(axes, entry.zip or []),
+                *_exclusion_faults(axes, dropped),
+            ]
+        )
         factors = self._factors(axes, entry.zip or [])
         self._count(math.prod(len(factor) for factor in factors))
-        exclusions = [
-            _Drop({key: getattr(drop, key) for key in drop.model_fields_set})
-            for drop in entry.exclude or []
-        ]
-        for number, drop in enumerate(exclusions, 1):
-            drop.check_keys(axes, number)
-        combinations = _kept(itertools.product(*factors), exclusions)
-        rows = list(self._rows(combinations, entry, at))
-        for number, drop in enumerate(exclusions, 1):
-            if not drop.used and not self.names.broken_prompts:
-                raise ExpansionError(
-                    "exclude", f"exclusion {number} drops nothing; mend or remove it"
-                )
+        exclusions = _Exclusions(dropped, axes.get("seed", ()))
+        rows = list(self._rows(exclusions.kept(factors), entry, at))
+        if not self.names.broken_prompts:
+            _refuse(
+                Fault("exclude", f"exclusion {number} drops nothing; mend or remove it")
+                for number in exclusions.unused()
+            )
         return rows
+
+    def _naming_faults(self, written: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+        """Yield what is wrong with the subjects, prompts and texts of an entry."""
+        names = self.names
+        for name in written.get("subject", ()):
+            if not names.knows_subject(name):
+                advice = self._nearest(name, names.subjects | names.broken_subjects)
+                advice = advice or "; define it under subjects"
+                yield Fault("subject", f"there is no subject '{name}'{advice}")
+        for name in written.get("prompt", ()):
+            if not names.knows_prompt(name):
+                advice = self._nearest(name, names.prompts.keys() | names.broken_prompts)
+                advice = advice or "; define it under prompts, or write text: instead"
+                yield Fault("prompt", f"there is no prompt '{name}'{advice}")
+        for text in written.get("text", ()):
+            try:
+                check_prompt(text)
+            except ValueError as error:
+                yield Fault("text", str(error))
+
+    def _nearest(self, name: str, known: Collection[str]) -> str:
+        self.compared += len(known)
+        return nearest(name, sorted(known)) if self.compared <= _MAX_COMPARED else ""
 
     def _count(self, rows: int) -> None:
         self.rows += rows
         if self.rows > MAX_ROWS:
-            raise ExpansionError("", too_many_rows(self.rows))
+            raise ExpansionError(Fault("", too_many_rows(self.rows)))
 
     def _prompts(self, name: str | None, text: str | None) -> tuple[Prompt, ...]:
-        if (name is None) == (text is None):
-            raise ExpansionError("", "a row takes prompt (a name) or text; write one of them")
-        if name is not None:
-            return self.names.find_prompts(name)
-        return (self._literal(text or ""),)
-
-    def _literal(self, text: str) -> Prompt:
-        try:
-            return Prompt(label_of(check_prompt(text), otherwise="prompt"), text)
-        except ValueError as error:
-            raise ExpansionError("text", str(error)) from None
+        """Return the one prompt of a text, or those of a name: none if it was refused."""
+        if text is not None:
+            return (Prompt(label_of(text, otherwise="prompt"), text),)
+        return self.names.prompts.get(name or "", ())
 
     def _factors(self, axes: Mapping[str, Any], zipped: Sequence[str]) -> list[Sequence[_Choice]]:
         """Return the factors of the product; seeds stay ranges until they are counted."""
-        for name in axes.get("subject", ()):
-            self.names.check_subject(name)
-        _check_zip(axes, zipped)
         factors: list[Sequence[_Choice]] = []
         seeds = sum(seeds.stop - seeds.start for seeds in axes.get("seed", ()))
         if seeds > MAX_ROWS:
-            raise ExpansionError("seed", too_many_rows(seeds))
+            raise ExpansionError(Fault("seed", too_many_rows(seeds)))
         lists = {**axes}
         if "seed" in axes:
             lists["seed"] = [seed for seeds in axes["seed"] for seed in seeds]
@@ -225,16 +237,13 @@ class Expander:
         lengths = {len(values) for values in lists.values()}
         if len(lengths) > 1:
             told = ", ".join(f"{key} has {len(values)}" for key, values in lists.items())
-            raise ExpansionError("zip", f"zip pairs lists of equal length; {told}")
+            raise ExpansionError(Fault("zip", f"zip pairs lists of equal length; {told}"))
         choices: list[_Choice] = []
         for values in zip(*lists.values(), strict=True):
             choice = dict(zip(lists, values, strict=True))
-            if "text" in choice:
-                choice["prompt"] = self._literal(choice["text"])
-                choices.append(choice)
-            elif "prompt" in choice:
-                name = choice["prompt"]
-                for prompt in self.names.find_prompts(name):
+            if "text" in choice or "prompt" in choice:
+                name, text = choice.get("prompt"), choice.get("text")
+                for prompt in self._prompts(name, text):
                     choices.append({**choice, "prompt": prompt, "prompt_name": name})
             else:
                 choices.append(choice)
@@ -261,53 +270,100 @@ class Expander:
 _Choice = dict[str, Any]
 """Values of one combination by key; `prompt` is a `Prompt`, its written name beside it."""
 
-
-class _Drop:
-    """One exclusion, and whether it has dropped anything."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = {key: listed for key, listed in values.items() if listed is not None}
-        self.used = False
-
-    def check_keys(self, axes: Mapping[str, Any], number: int) -> None:
-        """Refuse keys the matrix does not have: such an exclusion can drop nothing."""
-        if not self._values:
-            raise ExpansionError("exclude", f"exclusion {number} is empty; remove it")
-        for key in self._values:
-            if key not in axes:
-                raise ExpansionError(
-                    "exclude", f"exclusion {number} names {key}, which the matrix does not list"
-                )
-
-    def matches(self, values: _Choice) -> bool:
-        """Return whether a combination agrees with every key of the exclusion."""
-        matched = all(self._agrees(key, listed, values) for key, listed in self._values.items())
-        self.used = self.used or matched
-        return matched
-
-    @staticmethod
-    def _agrees(key: str, listed: Sequence[Any], values: _Choice) -> bool:
-        if key == "prompt":
-            return values["prompt"].name in listed or values["prompt_name"] in listed
-        if key == "seed":
-            return any(values["seed"] in seeds for seeds in listed)
-        return values[key] in listed
+_Values = Mapping[str, Sequence[Any]]
+"""Key -> its listed values, as a matrix or an exclusion wrote them."""
 
 
-def _kept(
-    products: Iterable[tuple[_Choice, ...]], exclusions: Sequence[_Drop]
-) -> Iterator[_Choice]:
-    """Merge the parts of each combination and leave out the excluded ones."""
-    for parts in products:
-        values: _Choice = {}
-        for part in parts:
-            values.update(part)
-        # All are asked, not only the first that agrees: each must know whether it drops anything.
-        if sum(drop.matches(values) for drop in exclusions) == 0:
-            yield values
+class _Exclusions:
+    """Finds the combinations to drop: one bit for each exclusion, set where it agrees.
+
+    A choice's bits are the exclusions that agree with it; a combination is dropped by those that
+    agree with all its choices. So each exclusion is compared with the lists, not their product.
+    """
+
+    def __init__(self, dropped: Sequence[_Values], seeds: Sequence[range]) -> None:
+        self._all = (1 << len(dropped)) - 1
+        self._used = 0
+        # Key -> value -> exclusions that list it, and key -> exclusions that do not ask.
+        self._listing: dict[str, dict[object, int]] = {}
+        self._silent: dict[str, int] = {}
+        for number, values in enumerate(dropped):
+            bit = 1 << number
+            for key, listed in values.items():
+                listing = self._listing.setdefault(key, {})
+                self._silent[key] = self._silent.get(key, self._all) & ~bit
+                for value in _seeds_in(listed, seeds) if key == "seed" else listed:
+                    listing[value] = listing.get(value, 0) | bit
+
+    def kept(self, factors: Sequence[Sequence[_Choice]]) -> Iterator[_Choice]:
+        """Yield the product of the factors, each combination merged, without the dropped ones."""
+        marked = [[(choice, self._agreeing(choice)) for choice in factor] for factor in factors]
+        for parts in itertools.product(*marked):
+            values: _Choice = {}
+            agreeing = self._all
+            for choice, bits in parts:
+                values.update(choice)
+                agreeing &= bits
+            self._used |= agreeing
+            if not agreeing:
+                yield values
+
+    def unused(self) -> list[int]:
+        """Return the numbers, from 1, of the exclusions that dropped nothing."""
+        return [n + 1 for n in range(self._all.bit_length()) if not self._used >> n & 1]
+
+    def _agreeing(self, choice: _Choice) -> int:
+        bits = self._all
+        for key, listing in self._listing.items():
+            if key == "prompt" and key in choice:
+                names = (choice[key].name, choice["prompt_name"])
+            elif key in choice:
+                names = (choice[key],)
+            else:
+                continue
+            agreeing = self._silent[key]
+            for name in names:
+                agreeing |= listing.get(name, 0)
+            bits &= agreeing
+        return bits
 
 
-def _check_zip(axes: Mapping[str, Any], zipped: Sequence[str]) -> None:
-    for key in zipped:
+def _seeds_in(listed: Sequence[range], seeds: Sequence[range]) -> Iterator[int]:
+    """Yield the seeds of `listed` that are among `seeds`, ranges met with ranges."""
+    for one, other in itertools.product(listed, seeds):
+        yield from range(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def _written_values(exclusion: Exclusion) -> _Values:
+    values = {key: getattr(exclusion, key) for key in exclusion.model_fields_set}
+    return {key: listed for key, listed in values.items() if listed is not None}
+
+
+def _prompt_fault(axes: _Values, entry: str, names: str) -> Iterator[Fault]:
+    if ("prompt" in axes) == ("text" in axes):
+        yield Fault("", f"{entry} takes prompt ({names}) or text; write one of them")
+
+
+def _zip_faults(axes: _Values, zipped: Sequence[str]) -> Iterator[Fault]:
+    for number, key in enumerate(zipped):
         if key not in axes:
-            raise ExpansionError("zip", f"zip names '{key}', which the matrix does not list")
+            yield Fault("zip", f"zip names '{key}', which the matrix does not list")
+        elif key in zipped[:number]:
+            yield Fault("zip", f"zip names '{key}' twice; delete one")
+
+
+def _exclusion_faults(axes: _Values, dropped: Sequence[_Values]) -> Iterator[Fault]:
+    """Yield the exclusions that ask for keys the matrix does not have, or for nothing."""
+    for number, values in enumerate(dropped, 1):
+        if not values:
+            yield Fault("exclude", f"exclusion {number} is empty; remove it")
+        for key in values:
+            if key not in axes:
+                text = f"exclusion {number} names {key}, which the matrix does not list"
+                yield Fault("exclude", text)
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    found = tuple(faults)
+    if found:
+        raise ExpansionError(*found)

@@ -133,6 +133,8 @@ class _Guard:
             self._note(
                 line, "merge keys (<<) are refused; write shared settings once under defaults"
             )
+        elif not key:
+            self._note(line, "a key is missing before the colon; write it")
         elif plain and not _is_text(key):
             self._note(line, f'the key {key} is not read as text by YAML; quote it: "{key}"')
         elif key in parent:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lynx_engine.errors import nearest
+from lynx_engine.manifest.names import HALF_PAIR
 from lynx_engine.manifest.scalars import AmbiguousScalar, shown
 from lynx_engine.manifest.schema import SEED_RULE
 
@@ -58,9 +59,11 @@ def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> str:
     elif kind == "value_error":
         text = str(context["error"])
     elif kind == "extra_forbidden":
-        text = f"unknown key '{label}'{nearest(label, known) or '; remove it'}"
+        text = f"unknown key {label!r}{nearest(label, known) or '; remove it'}"
     elif kind == "missing":
         text = f"'{label}' is missing; write it"
+    elif kind == "string_unicode":
+        text = f"{label} {HALF_PAIR}"
     elif kind == "string_type":
         text = _not_text(label, given)
     elif kind == "literal_error":

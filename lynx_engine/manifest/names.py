@@ -11,6 +11,7 @@ import re
 from lynx_engine.errors import Problem
 
 MAX_PROMPT_CHARACTERS = 4000
+HALF_PAIR = "holds half a surrogate pair; type the character anew"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Device names that Windows reserves with any suffix (learn.microsoft.com, "Naming Files").
@@ -52,14 +53,21 @@ def check_prompt(text: str) -> str:
         raise ValueError(
             f"the prompt has {len(text):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}"
         )
+    return check_characters(text, what="the prompt")
+
+
+def check_characters(text: str, *, what: str) -> str:
+    """Return `text`, unchanged, if a UTF-8 file and a program argument can hold it.
+
+    Raises:
+        ValueError: If it holds a NUL character or half a surrogate pair.
+    """
     if "\0" in text:
-        raise ValueError("the prompt holds a NUL character; delete it")
+        raise ValueError(f"{what} holds a NUL character; delete it")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(
-            "the prompt holds half a surrogate pair; type the character anew"
-        ) from None
+        raise ValueError(f"{what} {HALF_PAIR}") from None
     return text
 
 

@@ -20,13 +20,14 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PlainValidator,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from lynx_engine.manifest.names import check_name
+from lynx_engine.manifest.names import MAX_PROMPT_CHARACTERS, check_characters, check_name
 from lynx_engine.manifest.scalars import AmbiguousScalar, parse_date, shown
 from lynx_engine.manifest.values import LoraFile, WrittenSettings
 from lynx_engine.shapes import FrameSize
@@ -90,8 +91,8 @@ def _read_face(value: object) -> str:
     if len(chosen) == 1 and _is_whole(index) and 0 <= index < 1000:
         return f"index:{index}"
     raise ValueError(
-        "face takes largest, or {index: n} with n counted from 0 at the left; leave it out when "
-        "the photo shows one face"
+        "face takes largest, or {index: n} with n counted from 0 at the left (index:n in a "
+        "table); leave it out when the photo shows one face"
     )
 
 
@@ -101,6 +102,10 @@ def _check_local(path: str, *, what: str) -> str:
     if not path.strip() or "\0" in path:
         raise ValueError(f"{what} is empty or no path; write the file's path")
     return path
+
+
+def _check_text(value: str, info: ValidationInfo) -> str:
+    return check_characters(value, what=info.field_name or "the text")
 
 
 SizeText = Annotated[
@@ -143,8 +148,10 @@ Steps = Annotated[int, Field(ge=1, le=1000)]
 Factor = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 LoraScale = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Crf = Annotated[int, Field(ge=0, le=51)]
-Word = Annotated[str, Field(min_length=1, max_length=200)]
-NegativePrompt = Annotated[str, Field(max_length=4000)]
+Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_text)]
+NegativePrompt = Annotated[
+    str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_check_text)
+]
 
 
 class StrictModel(BaseModel):

@@ -44,7 +44,9 @@ _NUMBER_COLUMNS = frozenset(
     {"guidance_text", "guidance_identity", "scale_identity", "scale_reference"}
 )
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
-_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][-+]?[0-9]{1,3})?")
+_NUMBER = re.compile(
+    r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,3})?"
+)
 _INDEX = re.compile(r"index:([0-9]{1,3})")
 _BOOLEANS = {"true": True, "false": False}
 _NESTED = {
@@ -64,7 +66,7 @@ def read_table(path: Path) -> Manifest:
     rows = reading.rows()
     subjects = reading.subjects.checked(path.parent)
     problems = [*table.file_problems]
-    if not rows and not table.row_problems and not problems:
+    if not rows and not reading.problems and not problems:
         problems.append(Problem(f"{path}:1", "there are no rows below the header"))
     return Manifest(
         campaign=campaign_of(path.stem),
@@ -72,7 +74,7 @@ def read_table(path: Path) -> Manifest:
         subjects=subjects,
         rows=tuple(row for row in rows if row.subject is None or row.subject in subjects),
         problems=tuple(problems),
-        row_problems=(*table.row_problems, *reading.subjects.problems),
+        row_problems=(*reading.problems, *reading.subjects.problems),
     )
 
 
@@ -104,22 +106,24 @@ class _Reading:
         self._settings: dict[object, _Judged] = {}
         self._prompts: dict[tuple[object, object], Prompt] = {}
         self.subjects = _SubjectCells(str(path), table)
+        self.problems: list[Problem] = []
 
     def rows(self) -> list[Row]:
-        """Return every sound row; note the problems of the others in the table."""
+        """Return every sound row; note the problems of the others."""
         rows: list[Row] = []
-        problems = self._table.row_problems
         for count, (line, cells) in enumerate(self._table.rows, 1):
             if count > MAX_ROWS:
                 where = f"{self._path}:{line}"
                 self._table.file_problems.append(Problem(where, too_many_rows(count)))
                 break
-            letters: list[str] = []
-            row = self._row(line, cells, letters)
-            if letters:
-                problems += [Problem(f"{self._path}:{line}", text) for text in letters]
+            if isinstance(cells, str):
+                letters = [cells]
             else:
-                rows.append(row)
+                letters = list[str]()
+                row = self._row(line, cells, letters)
+                if not letters:
+                    rows.append(row)
+            self.problems += [Problem(f"{self._path}:{line}", text) for text in letters]
         return rows
 
     def _row(self, line: int, cells: Sequence[Cell], letters: list[str]) -> Row:
@@ -128,7 +132,9 @@ class _Reading:
         letters += judged.letters
         seed, prompt = 0, Prompt("", "")
         try:
-            seed = 0 if _is_blank(seed_cell) else check_seed(self._typed("seed", seed_cell))
+            seed = (
+                0 if self._table.is_blank(seed_cell) else check_seed(self._typed("seed", seed_cell))
+            )
         except ValueError as error:
             letters.append(str(error))
         try:
@@ -159,16 +165,16 @@ class _Reading:
         return _typed(column, cell) if self._table.is_text else cell
 
     def _prompt(self, text: Cell, file: Cell) -> Prompt:
-        if _is_blank(text) == _is_blank(file):
+        if self._table.is_blank(text) == self._table.is_blank(file):
             raise ValueError("a row takes prompt (the text) or prompt_file; fill one of them")
         for column, cell in (("prompt", text), ("prompt_file", file)):
-            if not _is_blank(cell) and not isinstance(cell, str):
+            if not self._table.is_blank(cell) and not isinstance(cell, str):
                 raise ValueError(f"{column} is {cell!r:.60}, where text is due; quote it")
         known = self._prompts.get((text, file))
         if known is None:
             written = (
                 str(text)
-                if _is_blank(file)
+                if self._table.is_blank(file)
                 else read_prompt_text(self._path.parent, str(file).strip()).strip()
             )
             known = Prompt(label_of(check_prompt(written), otherwise="prompt"), written)
@@ -229,8 +235,8 @@ class _SubjectCells:
         self._check_name(name, line)
         known = self._cells.setdefault(str(name), {})
         letters = [
-            f"{column} of subject '{name}' is {cell!r} here and {known[column][0]!r} at line "
-            f"{known[column][1]}; make them equal, or name another subject"
+            f"{column} of subject '{name}' is {cell!r:.60} here and {known[column][0]!r:.60} at "
+            f"line {known[column][1]}; make them equal, or name another subject"
             for column, cell in values.items()
             if column in known and known[column][0] != cell
         ]
@@ -260,13 +266,11 @@ def _picker(table: Table, columns: Sequence[str]) -> Callable[[Sequence[Cell]], 
     return lambda cells: [None if place is None else cells[place] for place in places]
 
 
-def _is_blank(cell: Cell) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
 def _typed_cells(table: Table, columns: Sequence[str], cells: Sequence[Cell]) -> dict[str, object]:
     """Return the written cells by column, text turned into the column's type where it can be."""
-    written = ((c, cell) for c, cell in zip(columns, cells, strict=True) if not _is_blank(cell))
+    written = (
+        (c, cell) for c, cell in zip(columns, cells, strict=True) if not table.is_blank(cell)
+    )
     if table.is_text:
         return {column: _typed(column, cell) for column, cell in written}
     return {column: _opened(column, cell) for column, cell in written}

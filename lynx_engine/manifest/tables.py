@@ -31,10 +31,11 @@ SETTING_COLUMNS = (
     "video_codec",
     "video_crf",
 )
+_MOST_DIGITS = 40
 COLUMNS = (*SUBJECT_COLUMNS, "prompt", "prompt_file", "seed", *SETTING_COLUMNS)
 
 Cell = object
-"""Text in CSV, a JSON value in JSON Lines; "" or None where the author wrote nothing."""
+"""Text in CSV, a JSON value in JSON Lines; None where there is no such column or key."""
 
 
 class _CsvReader(Protocol):
@@ -52,17 +53,19 @@ class Table:
 
     Attributes:
         columns: Column names, in the order of the cells.
-        rows: Line number and cells of each row; problems appear while it is iterated.
+        rows: Line number of each row, and its cells, or in words why it has none.
         is_text: Whether every cell is text, as in CSV.
-        file_problems: Faults of the file as a whole.
-        row_problems: Faults of rows that are left out.
+        file_problems: Faults of the file as a whole; they appear while `rows` is iterated.
     """
 
     columns: tuple[str, ...]
-    rows: Iterator[tuple[int, Sequence[Cell]]]
+    rows: Iterator[tuple[int, Sequence[Cell] | str]]
     is_text: bool
     file_problems: list[Problem] = field(default_factory=list[Problem])
-    row_problems: list[Problem] = field(default_factory=list[Problem])
+
+    def is_blank(self, cell: Cell) -> bool:
+        """Return whether the author wrote nothing: an empty cell in CSV, null in JSON Lines."""
+        return cell is None or (self.is_text and not str(cell).strip())
 
 
 def cut_csv(text: str, path: str) -> Table:
@@ -88,9 +91,8 @@ def cut_csv(text: str, path: str) -> Table:
 
 def cut_json_lines(text: str, path: str) -> Table:
     """Cut a JSON Lines file: one object a line, blank lines skipped."""
-    table = Table(COLUMNS, iter(()), is_text=False)
-    table.rows = _json_rows(text, table, path)
-    return table
+    del path  # every fault is a row's
+    return Table(COLUMNS, _json_rows(text), is_text=False)
 
 
 def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
@@ -102,7 +104,7 @@ def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
             yield Problem(where, f"column {number} has no name; name it or delete it")
         elif name not in COLUMNS:
             yield Problem(
-                where, f"unknown column '{name}'{nearest(name, COLUMNS) or '; remove it'}"
+                where, f"unknown column {name!r}{nearest(name, COLUMNS) or '; remove it'}"
             )
         elif name in header[: number - 1]:
             first = header.index(name) + 1
@@ -111,7 +113,9 @@ def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
             )
 
 
-def _csv_rows(reader: _CsvReader, table: Table, path: str) -> Iterator[tuple[int, Sequence[Cell]]]:
+def _csv_rows(
+    reader: _CsvReader, table: Table, path: str
+) -> Iterator[tuple[int, Sequence[Cell] | str]]:
     width = len(table.columns)
     line = reader.line_num + 1
     try:
@@ -120,10 +124,10 @@ def _csv_rows(reader: _CsvReader, table: Table, path: str) -> Iterator[tuple[int
                 yield line, cells
             elif cells:
                 count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
-                text = (
-                    f"the row has {count}, the header {width}; quote cells that hold the delimiter"
+                yield (
+                    line,
+                    f"the row has {count}, the header {width}; quote cells that hold the delimiter",
                 )
-                table.row_problems.append(Problem(f"{path}:{line}", text))
             line = reader.line_num + 1
     except csv.Error as error:
         table.file_problems.append(_not_csv(path, line, error))
@@ -132,25 +136,30 @@ def _csv_rows(reader: _CsvReader, table: Table, path: str) -> Iterator[tuple[int
 def _not_csv(path: str, line: int, error: csv.Error) -> Problem:
     reasons = {
         "unexpected end of data": 'a quote opens in this row and never closes; add the closing "',
+        f"field larger than field limit ({csv.field_size_limit()})": "a cell here is larger than "
+        "128 KB; shorten it, or close the quote that opens it",
     }
     text = reasons.get(str(error), f'not valid CSV: {error}; write a quote inside quotes as ""')
     return Problem(f"{path}:{line}", text)
 
 
-def _json_rows(text: str, table: Table, path: str) -> Iterator[tuple[int, Sequence[Cell]]]:
+def _json_rows(text: str) -> Iterator[tuple[int, Sequence[Cell] | str]]:
     # Only line feeds separate rows: a JSON text may hold every other line break.
     for line, written in enumerate(text.split("\n"), 1):
         if not written.strip():
             continue
         try:
             value = json.loads(
-                written, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+                written,
+                object_pairs_hook=_unique_keys,
+                parse_constant=_refuse_constant,
+                parse_int=_read_whole,
             )
             values = _known_keys(value)
         except (ValueError, RecursionError) as error:
-            table.row_problems.append(Problem(f"{path}:{line}", _json_letter(error)))
-            continue
-        yield line, [values.get(column) for column in COLUMNS]
+            yield line, _json_letter(error)
+        else:
+            yield line, [values.get(column) for column in COLUMNS]
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -158,12 +167,19 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"'{twice}' is written twice in this row; delete one")
+        raise ValueError(f"{twice!r} is written twice in this row; delete one")
     return values
 
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a number; write one")
+
+
+def _read_whole(text: str) -> int:
+    # Python refuses to convert more than 4,300 digits, in words meant for programmers.
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}… has {len(text):,} digits; no setting takes so many")
+    return int(text)
 
 
 def _known_keys(value: object) -> dict[str, object]:
@@ -172,7 +188,7 @@ def _known_keys(value: object) -> dict[str, object]:
     values = cast("dict[str, object]", value)
     unknown = [name for name in values if name not in COLUMNS]
     if unknown:
-        advice = [f"'{name}'{nearest(name, COLUMNS) or '; remove it'}" for name in unknown]
+        advice = [f"{name!r}{nearest(name, COLUMNS) or '; remove it'}" for name in unknown]
         raise ValueError(f"unknown key {' and '.join(advice)}")
     return values
 

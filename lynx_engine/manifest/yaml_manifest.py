@@ -15,7 +15,15 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from lynx_engine.errors import Problem, RefusedError
-from lynx_engine.manifest.expand import Entry, Expander, ExpansionError, Names, prompts_of
+from lynx_engine.manifest.expand import (
+    MAX_ROWS,
+    Entry,
+    Expander,
+    ExpansionError,
+    Names,
+    prompts_of,
+    too_many_rows,
+)
 from lynx_engine.manifest.files import read_manifest_text
 from lynx_engine.manifest.letters import Place, findings, keys_at, label_of_place, letter
 from lynx_engine.manifest.matrix_schema import ManifestFile, MatrixEntry
@@ -81,7 +89,10 @@ class _Reading:
         defaults = head.defaults or Defaults()
         names, subjects = self._names(head)
         expander = Expander(names, self.path.parent, defaults.seed or 0)
-        rows = [*self._rows(expander), *self._matrix_rows(expander)]
+        rows = [
+            *self._rows("rows", RowEntry, expander.expand_row),
+            *self._rows("matrix", MatrixEntry, expander.expand_matrix),
+        ]
         if not self.values.get("rows") and not self.values.get("matrix"):
             self._note(self.file_problems, (), "there are no rows; write rows: or matrix:")
         return Manifest(
@@ -177,24 +188,15 @@ class _Reading:
             else frozenset()
         )
 
-    def _rows(self, expander: Expander) -> list[Row]:
+    def _rows(
+        self, section: str, model: type[_Model], expand: Callable[[_Model, Entry], list[Row]]
+    ) -> list[Row]:
         rows: list[Row] = []
-        for index, value in enumerate(self._listed("rows")):
-            place = ("rows", index)
-            entry, is_sound = self._checked(RowEntry, value, place)
+        for index, value in enumerate(self._listed(section)):
+            place = (section, index)
+            entry, is_sound = self._checked(model, value, place)
             if entry is not None:
-                expand = partial(expander.expand_row, entry)
-                rows += self._expanded(expand, place, value, is_sound=is_sound)
-        return rows
-
-    def _matrix_rows(self, expander: Expander) -> list[Row]:
-        rows: list[Row] = []
-        for index, value in enumerate(self._listed("matrix")):
-            place = ("matrix", index)
-            entry, is_sound = self._checked(MatrixEntry, value, place)
-            if entry is not None:
-                expand = partial(expander.expand_matrix, entry)
-                rows += self._expanded(expand, place, value, is_sound=is_sound)
+                rows += self._expanded(partial(expand, entry), place, value, is_sound=is_sound)
         return rows
 
     def _expanded(
@@ -204,16 +206,20 @@ class _Reading:
         try:
             rows = expand(self._entry(place, value))
         except ExpansionError as error:
-            # What else an unsound entry lacks may be what was refused already.
-            if is_sound or error.key in {"subject", "prompt", "text"}:
-                at = (*place, error.key) if error.key else place
-                self._note(self.row_problems, at, str(error))
+            for key, text in error.faults:
+                # What else an unsound entry lacks may be what was refused already.
+                if is_sound or key in {"subject", "prompt", "text"}:
+                    self._note(self.row_problems, (*place, key) if key else place, text)
             return []
         return rows if is_sound else []
 
     def _listed(self, section: str) -> list[object]:
         value = self.values.get(section)
-        return cast("list[object]", value) if isinstance(value, list) else []
+        listed = cast("list[object]", value) if isinstance(value, list) else []
+        if len(listed) > MAX_ROWS:
+            self._note(self.file_problems, (section,), too_many_rows(len(listed)))
+            return []
+        return listed
 
     def _checked(
         self, model: type[_Model], value: object, place: Place
@@ -271,6 +277,8 @@ def _key_lines(lines: Lines, start: int) -> dict[str, int]:
 def _label(place: Place) -> str:
     if len(place) == 3 and place[0] == "prompts" and place[2] == "text":
         return f"prompt '{place[1]}'"
+    if len(place) == 2 and place[0] in {"subjects", "prompts"}:
+        return f"{str(place[0]).removesuffix('s')} '{place[1]}'"
     return label_of_place(place, "the manifest")
 
 

@@ -86,6 +86,7 @@ def test_an_alias_used_once_gives_the_value_it_names() -> None:
         ),
         ("a: !mine 1", "m.yaml:1: tag !mine is refused; a manifest holds plain values only"),
         ("a:\n  no: 1", 'm.yaml:2: the key no is not read as text by YAML; quote it: "no"'),
+        ("a:\n  ?\n  : 1", "m.yaml:2: a key is missing before the colon; write it"),
         ("a: &x [*x]", "m.yaml:1: *x stands inside what it repeats; write the value out"),
         ("a: *x", "m.yaml:1: *x repeats nothing; write &x before it, or a value"),
         ("? [a]\n: 1", "m.yaml:1: a key must be a word; this one is a list or a mapping"),

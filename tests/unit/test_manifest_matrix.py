@@ -113,6 +113,7 @@ def test_100000_rows_are_accepted_and_one_more_is_not() -> None:
         ("{subject: [a, b], text: [x, y, z], zip: [subject, text]}",
          "zip pairs lists of equal length; subject has 2, text has 3"),
         ("{text: x, zip: [text, frames]}", "zip names 'frames', which the matrix does not list"),
+        ("{text: [x, y], seed: 1..2, zip: [text, text]}", "zip names 'text' twice; delete one"),
         ("{text: x, zip: [text]}", "zip is too short; write more, or leave it out"),
         ("{text: x, seed: 1..3, exclude: [{seed: 9}]}",
          "exclusion 1 drops nothing; mend or remove it"),
@@ -133,3 +134,41 @@ def test_100000_rows_are_accepted_and_one_more_is_not() -> None:
 )  # fmt: skip
 def test_a_wrong_matrix_is_answered_with_its_line(entry: str, text: str) -> None:
     assert letter(entry) == f"m.yaml:6: {text}"
+
+
+def test_exclusions_drop_the_same_as_asking_each_of_every_combination() -> None:
+    drops = [
+        {"subject": "a", "seed": range(2, 4)},
+        {"prompt": "lines", "seed": range(4, 5)},
+        {"prompt": "lines-1", "subject": "b"},
+        {"seed": range(5, 2**62)},
+    ]
+    written = (
+        "{subject: a, seed: 2..3}, {prompt: lines, seed: 4}, {prompt: lines-1, subject: b}, "
+        f"{{seed: 5..{2**62}}}"
+    )
+    found = rows(
+        f"{{subject: [a, b], prompt: [p, lines], seed: [1..3, 4, 9], exclude: [{written}]}}"
+    )
+    expected = [
+        (subject, prompt, seed)
+        for subject in "ab"
+        for prompt in ("p", "lines-1", "lines-2")
+        for seed in (1, 2, 3, 4, 9)
+        if not any(
+            drop.get("subject", subject) == subject
+            and drop.get("prompt", prompt) in {prompt, prompt.partition("-")[0]}
+            and seed in drop.get("seed", [seed])
+            for drop in drops
+        )
+    ]
+    assert [(r.subject, r.prompt.name, r.seed) for r in found] == expected
+
+
+def test_a_thousand_exclusions_of_a_hundred_thousand_rows_take_seconds() -> None:
+    drops = ", ".join(f"{{subject: a, seed: {n}}}" for n in range(1, 1001))
+    started = time.perf_counter()
+    found = rows(f"{{subject: [a, b], text: Hi., seed: 1..50000, exclude: [{drops}]}}")
+    # Asking each exclusion of each combination takes over a minute.
+    assert time.perf_counter() - started < 10
+    assert len(found) == 99_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.read import read_manifest
-from lynx_engine.manifest.tables import COLUMNS, cut_csv
+from lynx_engine.manifest.tables import COLUMNS, SETTING_COLUMNS, cut_csv
 from lynx_engine.manifest.values import Consent, LoraFile, Manifest
+from lynx_engine.recipes import laid_over
 from lynx_engine.shapes import FrameSize
 
 
@@ -121,6 +123,10 @@ def test_a_wrong_header_is_answered(header: str, letter: str) -> None:
         ("a", "the row has 1 cell, the header 2; quote cells that hold the delimiter"),
         ('"a,1', 'a quote opens in this row and never closes; add the closing "'),
         ('"a"b,1', "not valid CSV: ',' expected after '\"'; write a quote inside quotes as \"\""),
+        (
+            "a" * 131_073 + ",1",
+            "a cell here is larger than 128 KB; shorten it, or close the quote that opens it",
+        ),
         (",1", "a row takes prompt (the text) or prompt_file; fill one of them"),
         ("a,1_000", "seed is '1_000'; a seed is a plain decimal from 0 to 2^63 - 1"),
         ("a,007", "seed is '007'; a seed is a plain decimal from 0 to 2^63 - 1"),
@@ -234,6 +240,13 @@ def test_json_lines_take_the_same_columns_with_types() -> None:
         ('{"prompt": "a", "frames": 9.0}', "frames is 9.0; it takes a whole number"),
         ('{"prompt": "a", "steps": NaN}', "NaN is not a number; write one"),
         ('{"prompt": "a", "prompt": "b"}', "'prompt' is written twice in this row; delete one"),
+        ('{"prompt": "a", "seed": ""}',
+         "seed is ''; a seed is a plain decimal from 0 to 2^63 - 1"),
+        ('{"prompt": "a", "steps": %s}' % ("9" * 5000),
+         "99999999999999999999… has 5,000 digits; no setting takes so many"),
+        ('{"prompt": "a", "negative_prompt": "\\ud800"}',
+         "negative_prompt holds half a surrogate pair; type the character anew"),
+        ('{"\\ud800": 1}', r"unknown key '\ud800'; remove it"),
         ('{"promt": "a"}', "unknown key 'promt', did you mean 'prompt'?"),
         ('{"prompt": 5}', "prompt is 5, where text is due; quote it"),
         ('{"prompt": "\\ud800"}',
@@ -253,7 +266,61 @@ def test_a_wrong_json_line_is_answered_with_its_number(line: str, letter: str) -
 def test_cutting_any_text_ends_in_rows_or_in_problems_with_a_line(lines: list[str]) -> None:
     table = cut_csv("prompt,seed\n" + "\n".join(lines), "m.csv")
     rows = list(table.rows)
-    assert all(len(cells) == 2 for _, cells in rows)
-    told = [*table.file_problems, *table.row_problems]
-    assert rows or told or not "".join(lines).strip("\r\n")
-    assert all(problem.where.removeprefix("m.csv:").isdecimal() for problem in told)
+    assert all(isinstance(cells, str) or len(cells) == 2 for _, cells in rows)
+    assert rows or table.file_problems or not "".join(lines).strip("\r\n")
+    assert all(p.where.removeprefix("m.csv:").isdecimal() for p in table.file_problems)
+
+
+def test_an_empty_text_is_written_in_json_lines_and_blank_in_csv() -> None:
+    row = {"prompt": "a", "negative_prompt": ""}
+    assert read(json.dumps(row), "m.jsonl").rows[0].settings.negative_prompt == ""
+    assert read("prompt,negative_prompt\na,\n").rows[0].settings.negative_prompt is None
+
+
+@pytest.mark.parametrize(("cell", "value"), [(".5", 0.5), ("5.", 5.0), ("+5", 5.0), ("5e-1", 0.5)])
+def test_numbers_are_read_as_spreadsheets_and_yaml_write_them(cell: str, value: float) -> None:
+    assert read(f"prompt,guidance_text\na,{cell}\n").rows[0].settings.guidance_text == value
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_a_million_rows_that_are_none_are_given_up_at_the_limit(name: str) -> None:
+    found = letters("prompt,seed\n" + "a\n" * 100_002, name)
+    # Besides the limit, a letter for each row counted; JSON refuses the first line too.
+    assert len(found) == 100_001
+    assert "100,001 rows with those before; the limit is 100,000" in found[-1]
+
+
+SETTINGS = {
+    "variant": ("wan", "tiny"), "size": ("64x96", "64x64"), "frames": (5, 13), "fps": (4, 9),
+    "steps": (2, 5), "guidance_text": (1.5, 3.0), "guidance_identity": (1.5, 3.0),
+    "scale_identity": (0.5, 0.7), "scale_reference": (0.5, 0.7), "negative_prompt": ("blur", "fog"),
+    "precision": ("bfloat16", "float32"), "numerics": ("strict", "normal"),
+    "memory": ("resident", "auto"), "speed": ("cache", "exact"),
+    "safety": ("on", "acknowledged-off"),
+    "label": ("eu", "none"), "loras": ("a.st@0.5", "b.st@2"), "video_codec": ("h264", "h264"),
+    "video_crf": (20, 30),
+}  # fmt: skip
+
+
+def test_every_setting_can_be_overridden_by_a_row_in_all_three_formats() -> None:
+    assert tuple(sorted(SETTINGS)) == tuple(sorted(SETTING_COLUMNS))
+    row = {key: value for key, (value, _) in SETTINGS.items()}
+    defaults = {key: value for key, (_, value) in SETTINGS.items()}
+    cells = ",".join(str(value) for value in row.values())
+    table = read(f"prompt,{','.join(row)}\na,{cells}\n").rows[0].settings
+    lines = read(json.dumps({"prompt": "a", **row}), "m.jsonl").rows[0].settings
+
+    def in_yaml(values: Mapping[str, object]) -> dict[str, object]:
+        path, scale = str(values["loras"]).split("@")
+        return {
+            **{k: v for k, v in values.items() if not k.startswith("video_")},
+            "loras": [{"weights": path, "scale": float(scale)}],
+            "video": {"codec": values["video_codec"], "crf": values["video_crf"]},
+        }
+
+    body = {"defaults": in_yaml(defaults), "rows": [{"text": "a", **in_yaml(row)}]}
+    manifest = read(json.dumps(body), "m.yaml")
+    assert table == lines == manifest.rows[0].settings
+    laid = laid_over(table, manifest.defaults)
+    assert laid == table
+    assert all(getattr(laid, key) is not None for key in SETTINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import date
 from pathlib import Path
 
@@ -194,6 +195,7 @@ def test_safety_on_is_understood_in_every_spelling_yaml_makes_of_it(written: str
         ("{prompt: beech}", "there is no prompt 'beech', did you mean 'beach'?"),
         ("{subject: host}", "a row takes prompt (a name) or text; write one of them"),
         ("{text: a, prompt: beach}", "a row takes prompt (a name) or text; write one of them"),
+        ('{text: a, negative_prompt: "b\\0"}', "negative_prompt holds a NUL character; delete it"),
         ("just words", "a row is 'just words'; it takes a mapping"),
     ],
 )  # fmt: skip
@@ -210,7 +212,7 @@ def test_a_wrong_row_is_answered_with_its_line_and_remedy(row: str, letter: str)
         ("{image: a.png, synthetic: yes}",
          "synthetic is yes, which YAML may read as true; it takes true or false"),
         ("{image: a.png, face: {index: -1}}", "face takes largest, or {index: n} with n counted "
-         "from 0 at the left; leave it out when the photo shows one face"),
+         "from 0 at the left (index:n in a table); leave it out when the photo shows one face"),
         ("{image: a.png, consent: {basis: contract, expires: 30.6.2027}}",
          "'30.6.2027' is not a date; write year-month-day, as in 2027-06-30"),
         ("{image: a.png, consnt: {}}", "unknown key 'consnt', did you mean 'consent'?"),
@@ -398,3 +400,47 @@ def test_paths_that_are_no_manifest_are_answered(in_folder: Path) -> None:
         with pytest.raises(RefusedError) as caught:
             read_manifest(path)
         assert [str(problem) for problem in caught.value.problems] == [f"{path}: {text}"]
+
+
+def test_every_name_a_row_or_matrix_gets_wrong_is_told_at_once() -> None:
+    found = letters(
+        "rows:\n  - {subject: ann, prompt: sea}\n"
+        "matrix:\n  - {subject: [bob, cid], prompt: [sun, sky], zip: [subject, seed]}\n"
+        "  - {text: ['', a], exclude: [{seed: 1}, {}]}\n"
+    )
+    assert [line.split(";")[0].removeprefix("m.yaml:") for line in found] == [
+        "2: there is no subject 'ann'",
+        "2: there is no prompt 'sea'",
+        "4: there is no subject 'bob'",
+        "4: there is no subject 'cid'",
+        "4: there is no prompt 'sun'",
+        "4: there is no prompt 'sky'",
+        "4: zip names 'seed', which the matrix does not list",
+        "5: the prompt is empty",
+        "5: exclusion 1 names seed, which the matrix does not list",
+        "5: exclusion 2 is empty",
+    ]
+
+
+def test_an_empty_subject_is_called_by_its_name() -> None:
+    assert letters("subjects:\n  host:\nrows: [{text: x}]") == [
+        "m.yaml:2: subject 'host' is empty; it takes a mapping"
+    ]
+
+
+def test_a_hundred_thousand_wrong_entries_get_one_letter() -> None:
+    assert letters(f"rows: [{'1,' * 100_000}1]") == [
+        "m.yaml:1: 100,001 rows with those before; the limit is 100,000 in one manifest. Split it, "
+        "or narrow the lists"
+    ]
+
+
+def test_a_thousand_wrong_names_among_a_thousand_are_answered_in_seconds() -> None:
+    prompts = "".join(f"  prompt-{n}: Text {n}.\n" for n in range(1000))
+    rows = "".join(f"  - {{prompt: promt-{n}}}\n" for n in range(1000))
+    started = time.perf_counter()
+    found = letters(f"prompts:\n{prompts}rows:\n{rows}")
+    # All a thousand times a thousand comparisons take ten seconds.
+    assert time.perf_counter() - started < 5
+    assert len(found) == 1000
+    assert found[0] == "m.yaml:1003: there is no prompt 'promt-0', did you mean 'prompt-0'?"

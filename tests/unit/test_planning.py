@@ -151,11 +151,11 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
          "in this version. To take responsibility for what is rendered, write safety: "
          "acknowledged-off (it is recorded with every clip)"),
         ("variant: tiny_lite, guidance_identity: 2.0", "guidance_identity has no effect: tiny_lite "
-         "has no identity branch. Remove it here, or write it under defaults for the variants that "
-         "have one"),
+         "has no identity branch. Remove it here (in YAML, defaults may hold it for the variants "
+         "that have one)"),
         ("variant: tiny_lite, scale_reference: 1.0", "scale_reference has no effect: tiny_lite has "
-         "no reference adapter. Remove it here, or write it under defaults for the variants that "
-         "have one"),
+         "no reference adapter. Remove it here (in YAML, defaults may hold it for the variants "
+         "that have one)"),
     ],
 )  # fmt: skip
 def test_what_the_variant_cannot_follow_is_refused_at_its_line(row: str, letter: str) -> None:
@@ -191,8 +191,8 @@ def test_taking_responsibility_lets_a_variant_that_depicts_people_render() -> No
 
 def test_a_row_without_variant_is_told_which_there_are() -> None:
     assert letters("rows: [{subject: host, text: x}]") == [
-        "m.yaml:5: no variant is written; add one of tiny, tiny_lite, wan, lynx_full or lynx_lite, "
-        "here or under defaults"
+        "m.yaml:5: no variant is written; add one of tiny, tiny_lite, wan, lynx_full or lynx_lite "
+        "here (in YAML, or under defaults)"
     ]
 
 
@@ -234,8 +234,8 @@ def test_problems_of_photos_and_weights_reach_only_the_rows_that_need_them() -> 
     )
     body = "matrix: [{subject: [host, robo], text: x, variant: [tiny, tiny_lite]}]"
     assert letters(body, facts) == [
-        "tiny_lite: weights are missing",
         "m.yaml:3: host.png does not exist",
+        "m.yaml:5: tiny_lite: weights are missing",
     ]
     left = plan(body, facts, skip_bad_rows=True)
     assert [(p.job.subject, p.job.variant) for p in left.to_run] == [("robo", "tiny")]
@@ -309,3 +309,15 @@ def test_two_photos_or_prompts_never_share_a_clip_name() -> None:
         ).to_run
     ]
     assert len(set(names)) == 8
+
+
+def test_a_selection_whose_parts_never_meet_is_refused() -> None:
+    with pytest.raises(RefusedError) as caught:
+        plan(
+            "defaults: {variant: tiny}\nprompts: {p: One., q: Two.}\n"
+            "rows: [{subject: host, prompt: p}, {subject: robo, prompt: q}]",
+            only=(("subject", "host"), ("prompt", "q")),
+        )
+    assert [str(problem) for problem in caught.value.problems] == [
+        "--only: no row has subject host and prompt q together; leave one out"
+    ]

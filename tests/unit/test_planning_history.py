@@ -217,9 +217,51 @@ def test_retry_can_be_narrowed_by_code_and_row() -> None:
         ({"weights_fingerprint": "a"}, {"weights_fingerprint": "b"}, ["weights changed"]),
         ({}, {"crf": 18}, ["video crf changed"]),
         ({"prompt": "x" * 99}, {"prompt": ""}, [f"prompt {'x' * 39}… -> ''"]),
+        ({"prompt": "a\nb"}, {"prompt": "\x1b"}, [r"prompt 'a\nb' -> '\x1b'"]),
+        ({"prompt": "x" * 99 + " at dawn."}, {"prompt": "x" * 99 + " at dusk."},
+         [f"prompt '…{'x' * 15} at dawn.' -> '…{'x' * 15} at dusk.'"]),
     ],
 )  # fmt: skip
 def test_changes_are_told_in_the_authors_words(
     before: Mapping[str, str | int], after_it: Mapping[str, str | int], told: list[str]
 ) -> None:
     assert describe_changes(before, after_it) == told
+
+
+def test_a_prompt_of_a_table_that_is_edited_twice_is_named_both_times() -> None:
+    table = "subject,image,synthetic,prompt,seed,variant\nhost,h.png,true,{},1,tiny\n"
+    first = attempt(jobs_of(plan(table.format("A dog runs."), name="m.csv"))[0])
+    second = attempt(jobs_of(plan(table.format("A cat runs."), name="m.csv"))[0])
+    past = after(replace(second, finished_at="2026-11-22T10:00:00Z"), first)
+    again = plan(table.format("A cow runs."), past, name="m.csv")
+    assert [p.why for p in again.to_run] == ["changed: prompt 'A cat runs.' -> 'A cow runs.'"]
+
+
+def test_an_interrupted_row_that_is_edited_says_what_changed() -> None:
+    first, _ = jobs_of(plan())
+    again = plan(facts=after(attempt(first, Status.INTERRUPTED)), frames=13)
+    assert "changed: frames 9 -> 13" in [p.why for p in again.to_run]
+
+
+def test_renamed_prompts_and_subjects_keep_their_clips() -> None:
+    past = after(*(attempt(job) for job in jobs_of(plan())))
+    renamed = YAML.format(prompt="A dog runs.", frames=9)
+    renamed = (
+        renamed.replace("host", "guest").replace("p:", "q:", 1).replace("prompt: p", "prompt: q")
+    )
+    again = plan(renamed, replace(past, photos={"guest": FACTS.photos["host"]}))
+    assert (len(again.to_run), len(again.done)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"photos": {"host": PhotoFacts("other", 512, 512)}}, "changed: subject photo changed"),
+        ({"weights": {"tiny": "others"}}, "changed: weights changed"),
+    ],
+)
+def test_another_photo_or_other_weights_are_the_reason_told(
+    facts: Mapping[str, object], why: str
+) -> None:
+    past = after(*(attempt(job) for job in jobs_of(plan())))
+    assert [p.why for p in plan(facts=replace(past, **facts)).to_run] == [why] * 2  # pyright: ignore[reportArgumentType]
