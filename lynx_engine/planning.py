@@ -23,7 +23,7 @@ from lynx_engine.jobs import (
 )
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
-from lynx_engine.recipes import Fault, Origin, Recipe, complete
+from lynx_engine.recipes import Fault, Origin, Recipe, complete, laid_over
 
 __all__ = ["PhotoFacts", "PlanFacts", "RetryFilter", "consent_problems", "plan_renders"]
 
@@ -182,6 +182,8 @@ class _Drafting:
             first = jobs.setdefault(job.job_id, job)
             if first is not job:
                 self._problems[_twice(first, job, recipe)] = None
+        for row in self._manifest.suspects:
+            self._recipe(row)
         return list(jobs.values())
 
     def _recipe(self, row: Row) -> Recipe | None:
@@ -192,9 +194,11 @@ class _Drafting:
         recipe, faults = known
         for fault in faults:
             self._note(self._placed(fault, row))
-        if recipe is None:
-            return None
-        problems = self._facts.weights_problems.get(recipe.spec.name, ())
+        if recipe is not None:
+            variant = recipe.spec.name
+        else:
+            variant = laid_over(row.settings, self._manifest.defaults).variant or ""
+        problems = self._facts.weights_problems.get(variant, ())
         for problem in problems:
             # Told once, at the first row that asks for the variant.
             self._note(self._placed(Fault("variant", Origin.NOWHERE, str(problem)), row))

@@ -68,13 +68,16 @@ def read_table(path: Path) -> Manifest:
     problems = [*table.file_problems]
     if not rows and not reading.problems and not problems:
         problems.append(Problem(f"{path}:1", "there are no rows below the header"))
+    sound = [row for row in rows if row.subject is None or row.subject in subjects]
+    unsound = [row for row in rows if row.subject is not None and row.subject not in subjects]
     return Manifest(
         campaign=campaign_of(path.stem),
         path=str(path),
         subjects=subjects,
-        rows=tuple(row for row in rows if row.subject is None or row.subject in subjects),
+        rows=tuple(sound),
         problems=tuple(problems),
         row_problems=(*reading.problems, *reading.subjects.problems),
+        suspects=(*reading.suspects, *unsound),
     )
 
 
@@ -107,6 +110,7 @@ class _Reading:
         self._prompts: dict[tuple[object, object], Prompt] = {}
         self.subjects = _SubjectCells(str(path), table)
         self.problems: list[Problem] = []
+        self.suspects: list[Row] = []
 
     def rows(self) -> list[Row]:
         """Return every sound row; note the problems of the others."""
@@ -123,6 +127,8 @@ class _Reading:
                 row = self._row(line, cells, letters)
                 if not letters:
                     rows.append(row)
+                elif row.settings.variant is not None:
+                    self.suspects.append(row)
             self.problems += [Problem(f"{self._path}:{line}", text) for text in letters]
         return rows
 

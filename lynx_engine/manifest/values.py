@@ -160,6 +160,8 @@ class Manifest:
         gate: The identity gate, or None.
         problems: Faults of the file as a whole; empty unless it was read leniently.
         row_problems: Faults whose rows are missing from `rows`; empty unless read leniently.
+        suspects: Rows left out for a fault of their names, kept for what else is wrong with their
+            settings; they never render.
     """
 
     campaign: str
@@ -171,3 +173,4 @@ class Manifest:
     gate: Gate | None = None
     problems: tuple[Problem, ...] = ()
     row_problems: tuple[Problem, ...] = ()
+    suspects: tuple[Row, ...] = ()

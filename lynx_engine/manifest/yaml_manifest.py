@@ -83,6 +83,7 @@ class _Reading:
     lines: Lines
     file_problems: list[Problem] = field(default_factory=list[Problem])
     row_problems: list[Problem] = field(default_factory=list[Problem])
+    suspects: list[Row] = field(default_factory=list[Row])
 
     def manifest(self) -> Manifest:
         head = self._head()
@@ -105,6 +106,7 @@ class _Reading:
             gate=self._gate(head),
             problems=tuple(self.file_problems),
             row_problems=tuple(self.row_problems),
+            suspects=tuple(self.suspects),
         )
 
     def _where(self, place: Sequence[str | int]) -> str:
@@ -195,9 +197,20 @@ class _Reading:
         for index, value in enumerate(self._listed(section)):
             place = (section, index)
             entry, is_sound = self._checked(model, value, place)
-            if entry is not None:
-                rows += self._expanded(partial(expand, entry), place, value, is_sound=is_sound)
+            if entry is None:
+                continue
+            found = self._expanded(partial(expand, entry), place, value, is_sound=is_sound)
+            rows += found
+            if isinstance(entry, RowEntry) and not found:
+                self._keep_suspect(entry, self._entry(place, value))
         return rows
+
+    def _keep_suspect(self, entry: RowEntry, at: Entry) -> None:
+        """Keep the settings of a row that is left out: planning tells what is wrong with them."""
+        if entry.variant is None and "variant" in at.keys:
+            return  # refused already; without it nothing can be said of the others
+        settings = written_settings(entry, self.path.parent)
+        self.suspects.append(Row(at.where, None, Prompt("", ""), 0, settings, at.key_lines))
 
     def _expanded(
         self, expand: Callable[[Entry], list[Row]], place: Place, value: object, *, is_sound: bool

@@ -321,3 +321,44 @@ def test_a_selection_whose_parts_never_meet_is_refused() -> None:
     assert [str(problem) for problem in caught.value.problems] == [
         "--only: no row has subject host and prompt q together; leave one out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("subject: hots, text: x, frames: 80, variant: tiny", ["'hots'", "frames is 80"]),
+        ("subject: host, text: x, frames: 80, sed: 1, variant: tiny", ["'sed'", "frames is 80"]),
+        ("subject: hots, text: x, variant: tinny", ["'hots'", "no variant 'tinny'"]),
+        (
+            "subject: host, text: x, variant: tiny, fps: 0, label: eu, speed: cache",
+            ["fps is 0", "label", "speed"],
+        ),
+        ("subject: host, text: x, variant: 5, frames: 80", ["variant is 5"]),
+    ],
+)
+def test_a_row_left_out_for_one_fault_still_tells_its_others(row: str, told: list[str]) -> None:
+    found = letters(f"rows:\n  - {{{row}}}\n")
+    assert len(found) == len(told)
+    for words in told:
+        assert any(letter.startswith("m.yaml:6: ") and words in letter for letter in found)
+
+
+def test_a_table_row_left_out_for_its_names_still_tells_its_settings() -> None:
+    Path("m.csv").write_text(
+        "subject,image,synthetic,prompt,variant,frames\nhost,h.png,yes please,A walk.,tiny,80\n"
+    )
+    with pytest.raises(RefusedError) as caught:
+        plan_renders(read_manifest("m.csv", lenient=True), FACTS)
+    told = [str(problem) for problem in caught.value.problems]
+    assert len(told) == 2
+    assert any("synthetic" in letter for letter in told)
+    assert any("frames is 80" in letter for letter in told)
+
+
+def test_missing_weights_are_told_beside_the_other_faults_of_the_row() -> None:
+    lost = (Problem("lynx_full", "its weights are missing"),)
+    facts = replace(FACTS, weights={}, weights_problems={"lynx_full": lost})
+    found = letters("rows:\n  - {subject: host, text: x, variant: lynx_full, frames: 80}\n", facts)
+    assert any("frames is 80" in letter for letter in found)
+    assert any("m.yaml:6: lynx_full: its weights are missing" in letter for letter in found)
+    assert any("safety: acknowledged-off" in letter for letter in found)
