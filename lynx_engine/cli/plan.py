@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lynx_engine.cli.options import (
     JsonOption,
     LimitOption,
@@ -10,6 +12,10 @@ from lynx_engine.cli.options import (
     SkipOption,
     parse_only,
 )
+
+if TYPE_CHECKING:
+    from lynx_engine.jobs import RenderPlan
+    from lynx_engine.planning import PlanFacts
 
 EXAMPLE = "Example: lynx-engine plan manifests/quickstart.yaml --only subject=astronaut"
 
@@ -38,29 +44,7 @@ def command(
         limit=limit,
     )
     if json:
-        say_json(
-            {
-                "campaign": plan.campaign,
-                "to_run": [
-                    {
-                        "job_id": p.job.job_id,
-                        "clip": p.job.clip_name,
-                        "where": p.job.where,
-                        "reason": p.reason,
-                        "why": p.why,
-                        "attempt": p.attempt,
-                        "request": p.job.request(),
-                    }
-                    for p in plan.to_run
-                ],
-                "done": [
-                    {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip}
-                    for job in plan.done
-                ],
-                "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
-                "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
-            }
-        )
+        say_json(_as_json(plan, facts))
         return
     waiting = [
         *((p.job, "run", p.why) for p in plan.to_run),
@@ -80,3 +64,28 @@ def command(
     )
     for problem in plan.problems:
         note(str(problem))
+
+
+def _as_json(plan: RenderPlan, facts: PlanFacts) -> dict[str, object]:
+    return {
+        "campaign": plan.campaign,
+        "to_run": [
+            {
+                "job_id": p.job.job_id,
+                "clip": p.job.clip_name,
+                "where": p.job.where,
+                "reason": p.reason,
+                "why": p.why,
+                "attempt": p.attempt,
+                # All but the photo's digest, by which a log could be searched for a face.
+                "request": {k: v for k, v in p.job.request().items() if k != "subject_digest"},
+            }
+            for p in plan.to_run
+        ],
+        # The recorded name: a row renamed since keeps its clip.
+        "done": [
+            {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip} for job in plan.done
+        ],
+        "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
+        "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
+    }

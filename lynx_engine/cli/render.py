@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,25 @@ if TYPE_CHECKING:
     from lynx_engine.campaign import CampaignSummary
     from lynx_engine.history import RetryFilter
     from lynx_engine.jobs import RenderPlan
+    from lynx_engine.manifest.values import Manifest
+    from lynx_engine.planning import PlanFacts
     from lynx_engine.settings import Settings
 
 MENDED_BY_HAND = ("face", "image")
 """Failures that come back until the photo is another one."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How `render` and `retry` run and speak; each is an option of the command line."""
+
+    skip_bad_rows: bool
+    devices: str
+    in_process: bool
+    quiet: bool
+    as_json: bool
 
 
 def command(
@@ -48,30 +61,23 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Render a manifest. Run it again and only what is missing is rendered."""
-    render_manifest(
-        manifest,
-        only=parse_only(only),
-        limit=limit,
-        retry=None,
+    options = RunOptions(
         skip_bad_rows=skip_bad_rows,
         devices=devices,
         in_process=in_process,
         quiet=quiet,
         as_json=json,
     )
+    render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=None)
 
 
 def render_manifest(
     manifest: Path,
+    options: RunOptions,
     *,
     only: list[tuple[str, str]],
     limit: int | None,
     retry: RetryFilter | None,
-    skip_bad_rows: bool,
-    devices: str,
-    in_process: bool,
-    quiet: bool,
-    as_json: bool,
 ) -> None:
     """Read, plan, render and tell; shared by `render` and `retry`.
 
@@ -81,76 +87,79 @@ def render_manifest(
     """
     from lynx_engine.campaign import idle_summary
     from lynx_engine.cli.console import note, say, say_json
-    from lynx_engine.errors import RefusedError
-    from lynx_engine.manifest.read import in_file_order, read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.settings import load_settings
-    from lynx_engine.survey import face_problems, gather_facts
 
     settings = load_settings(manifest)
+
+    def decide(read: Manifest, facts: PlanFacts) -> RenderPlan:
+        skip = options.skip_bad_rows
+        return plan_renders(read, facts, skip_bad_rows=skip, only=only, limit=limit, retry=retry)
+
+    plan = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
+    for problem in plan.problems:
+        note(str(problem))
+    for held in plan.held:
+        note(f"{held.job.where}: held: {held.why}")
+    summary = _run(plan, settings, options) if plan.to_run else idle_summary(plan, settings)
+    told = _told(summary, manifest, retrying=retry is not None)
+    if options.as_json:
+        say_json(_as_json(summary))
+    elif not options.quiet:
+        say(told)
+    elif summary.exit_code:
+        note(told)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+
+
+def _plan(
+    manifest: Path,
+    settings: Settings,
+    decide: Callable[[Manifest, PlanFacts], RenderPlan],
+    *,
+    skip_bad_rows: bool,
+) -> RenderPlan:
+    """Plan, and look at the faces that will be needed; tell the problems of both at once.
+
+    Raises:
+        RefusedError: With every problem.
+    """
+    from lynx_engine.errors import RefusedError
+    from lynx_engine.manifest.read import in_file_order, read_manifest
+    from lynx_engine.survey import face_problems, gather_facts
+
     read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read, settings)
     try:
-        plan = plan_renders(
-            read, facts, skip_bad_rows=skip_bad_rows, only=only, limit=limit, retry=retry
-        )
+        plan = decide(read, facts)
     except RefusedError as error:
-        # All problems at once: the photos are looked at even where the plan is refused already.
         problems = (*error.problems, *face_problems(read, facts))
         raise RefusedError(in_file_order(problems)) from None
     problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photo})
     if problems and not skip_bad_rows:
         raise RefusedError(problems)
-    for problem in plan.problems:
-        note(str(problem))
-    for held in plan.held:
-        note(f"{held.job.where}: held: {held.why}")
-    if plan.to_run:
-        summary = _run(
-            plan,
-            settings,
-            skip_bad_rows=skip_bad_rows,
-            devices=devices,
-            in_process=in_process,
-            quiet=quiet or as_json,
-        )
-    else:
-        summary = idle_summary(plan, settings)
-    if as_json:
-        say_json(_as_json(summary))
-    elif not quiet:
-        say(_told(summary, manifest, retrying=retry is not None))
-    elif summary.exit_code:
-        note(_told(summary, manifest, retrying=retry is not None))
-    if summary.exit_code:
-        raise typer.Exit(summary.exit_code)
+    return plan
 
 
-def _run(
-    plan: RenderPlan,
-    settings: Settings,
-    *,
-    skip_bad_rows: bool,
-    devices: str,
-    in_process: bool,
-    quiet: bool,
-) -> CampaignSummary:
+def _run(plan: RenderPlan, settings: Settings, options: RunOptions) -> CampaignSummary:
     from flows.run import render
     from lynx_engine.cli.console import note
     from lynx_engine.cli.progress import watching
     from lynx_engine.pool import find_devices
 
+    quiet = options.quiet or options.as_json
     if not quiet:
-        where = "this process" if in_process else ", ".join(find_devices(devices))
+        where = "this process" if options.in_process else ", ".join(find_devices(options.devices))
         note(f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}")
     folder = settings.campaign_dir(plan.campaign)
     with log_file(folder), watching(len(plan.to_run), quiet=quiet) as observer:
         return render(
             plan,
             settings=settings,
-            devices=devices,
-            skip_bad_rows=skip_bad_rows,
-            in_process=in_process,
+            devices=options.devices,
+            skip_bad_rows=options.skip_bad_rows,
+            in_process=options.in_process,
             observer=observer,
         )
 

@@ -16,7 +16,7 @@ from lynx_engine.cli.options import (
     QuietOption,
     parse_only,
 )
-from lynx_engine.cli.render import render_manifest
+from lynx_engine.cli.render import RunOptions, render_manifest
 
 EXAMPLE = "Example: lynx-engine retry manifests/quickstart.yaml --status failed --code encoder"
 
@@ -61,18 +61,12 @@ def command(
     ]
     if problems:
         raise RefusedError(problems)
-    render_manifest(
-        manifest,
-        only=parse_only(only),
-        limit=limit,
-        retry=RetryFilter(
-            statuses=frozenset(status or RETRYABLE),
-            codes=frozenset(code or ()),
-            rows=frozenset(row or ()),
-        ),
-        skip_bad_rows=False,
-        devices=devices,
-        in_process=in_process,
-        quiet=quiet,
-        as_json=json,
+    retried = RetryFilter(
+        statuses=frozenset(status or RETRYABLE),
+        codes=frozenset(code or ()),
+        rows=frozenset(row or ()),
     )
+    options = RunOptions(
+        skip_bad_rows=False, devices=devices, in_process=in_process, quiet=quiet, as_json=json
+    )
+    render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=retried)
