@@ -161,6 +161,7 @@ class DevicePool:
         self._setups = {str(index): setup for index, setup in enumerate(setups)}
         self._listeners: dict[str, OnStage] = {}
         self._in_flight: set[Future[Any]] = set()
+        self._abandoned = False
         client.subscribe_topic(_STAGES, self._hear)
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
@@ -176,13 +177,16 @@ class DevicePool:
             del self._listeners[task.job.job_id]
 
     def abandon(self) -> None:
-        """Cancel what is in flight; the processes end with the pool."""
+        """Cancel what is in flight and refuse what comes; the processes end with the pool."""
+        self._abandoned = True
         for future in tuple(self._in_flight):
             future.cancel()
 
     def _call(self, work: Callable[[A, dict[str, WorkerSetup]], T], argument: A) -> T:
         from distributed import KilledWorker
 
+        if self._abandoned:
+            raise AbandonedError
         future = self._client.submit(
             work, argument, self._setups, resources={"device": 1}, pure=False
         )

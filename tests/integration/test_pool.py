@@ -122,6 +122,8 @@ def test_abandoned_call_ends_at_once_and_no_process_outlives_the_pool(settings: 
         threading.Timer(1.0, pool.abandon).start()
         with pytest.raises(AbandonedError):
             pool._call(_sleep, 60.0)
+        with pytest.raises(AbandonedError):
+            pool._call(_environment, None)
     assert time.monotonic() - started < 30
     left = {
         child.pid
