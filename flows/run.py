@@ -101,7 +101,7 @@ def render(
 
 
 def _render_as_flow(run: Run, lock: CampaignLock) -> CampaignSummary:
-    with prefect_server(run.settings) as server, open_run(run, lock) as campaign:
+    with prefect_server(run.settings, run.plan.campaign) as server, open_run(run, lock) as campaign:
         # Not before: prefect reads its settings from the environment when it is imported.
         from flows.render_campaign import run_flow
 

@@ -45,20 +45,24 @@ _QUIET = {
 }
 
 
+_HOME_OF_THE_USER = Path(os.environ["PREFECT_HOME"]) if "PREFECT_HOME" in os.environ else None
+
+
 @contextmanager
-def prefect_server(settings: Settings) -> Generator[LocalServer | None]:
+def prefect_server(settings: Settings, campaign: str) -> Generator[LocalServer | None]:
     """Give the run a Prefect API; None when the user's own server is used.
 
     Must be entered before prefect is imported: it reads its settings from the environment once.
+    Each campaign has a database of its own: two servers that start at once on one file break it.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if os.environ.get("PREFECT_API_URL"):
         yield None
         return
-    home = settings.state_dir / "prefect"
+    home = _HOME_OF_THE_USER or (settings.state_dir / "prefect" / campaign).resolve()
     home.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PREFECT_HOME", str(home.resolve()))
+    os.environ.setdefault("PREFECT_HOME", str(home))
     server = LocalServer(home, start_s=settings.server_start_s)
     try:
         yield server
@@ -89,6 +93,7 @@ class LocalServer:
                     stderr=log,
                     pass_fds=[listener.fileno()],
                     start_new_session=True,
+                    env={**os.environ, "PREFECT_HOME": str(home)},
                 )
 
     def wait_until_ready(self) -> None:

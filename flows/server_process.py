@@ -26,8 +26,9 @@ def main() -> None:
 
 
 def _exit_with_parent(server: uvicorn.Server) -> None:
-    # The parent never writes: this returns when its end of the pipe closes, also on SIGKILL.
-    sys.stdin.buffer.read()
+    # The parent never writes: this returns when its end of the pipe closes, also on SIGKILL. Not
+    # through sys.stdin, whose lock a waiting thread would hold when the interpreter ends.
+    os.read(0, 1)
     server.should_exit = True
     threading.Timer(_GRACE_S, os._exit, args=(0,)).start()
 

@@ -206,3 +206,24 @@ def test_manifest_of_another_workspace_renders_there(workspace: Workspace, tmp_p
     assert len(workspace.clips("trial")) == 1
     assert not (elsewhere.folder / "outputs").exists()
     assert elsewhere.json("status", manifest)["campaigns"]["trial"]["rendered"] == 1
+
+
+def test_two_campaigns_of_one_workspace_render_beside_each_other(workspace: Workspace) -> None:
+    write_manifest(workspace, 2)
+    (workspace.folder / "other.yaml").write_text(
+        (workspace.folder / "m.yaml").read_text().replace("campaign: trial", "campaign: other")
+    )
+    runs = [
+        subprocess.Popen(
+            [COMMAND, "render", manifest],
+            cwd=workspace.folder,
+            env=workspace.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for manifest in ("m.yaml", "other.yaml")
+    ]
+    told = [run.communicate(timeout=200)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    assert len(workspace.clips("trial")) == len(workspace.clips("other")) == 2

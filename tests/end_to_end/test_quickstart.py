@@ -180,7 +180,7 @@ def test_init_never_overwrites(studio: Workspace) -> None:
 def test_states_of_prefect_are_those_of_the_rows(studio: Workspace) -> None:
     import sqlite3
 
-    database = studio.folder / ".lynx" / "prefect" / "prefect.db"
+    database = studio.folder / ".lynx" / "prefect" / "quickstart" / "prefect.db"
     with sqlite3.connect(database) as connection:
         flows = connection.execute("select name, state_name from flow_run").fetchall()
         tasks = dict(connection.execute("select name, state_name from task_run").fetchall())

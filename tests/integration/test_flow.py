@@ -51,7 +51,7 @@ def test_variant_whose_weights_do_not_load_fails_its_rows_and_the_others_go_on(
     assert failure.startswith("weights: ")
     assert str(broken) in failure
 
-    database = load_settings().state_dir / "prefect" / "prefect.db"
+    database = load_settings().state_dir / "prefect" / "mixed" / "prefect.db"
     with sqlite3.connect(database) as connection:
         tasks = dict(connection.execute("select name, state_type from task_run").fetchall())
         flows = connection.execute("select state_type, parameters from flow_run").fetchall()
