@@ -28,7 +28,7 @@ from tests.parity.cases import Case, case_folders, face_tensors, faults, parity_
 
 TENSOR = 1e-5
 LATENT = 5e-5
-EMBEDDING = 1e-6
+EMBEDDING = 1e-5
 GREY_LEVEL = 1
 
 FOLDER = parity_folder()
