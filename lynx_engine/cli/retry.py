@@ -28,11 +28,11 @@ def command(
         typer.Option(help="failed, quarantined or low_identity; repeat for several."),
     ] = None,
     code: Annotated[
-        list[str] | None, typer.Option(help="Error code, as `lynx-engine log` shows it.")
+        list[str] | None, typer.Option(help="Error code, as `lynx-engine status` shows it.")
     ] = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help="Manifest line, or the beginning of a job id."),
+        typer.Option(help="Manifest line, or 6 characters or more of a job id."),
     ] = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
