@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from lynx_engine.errors import ErrorCode
 from lynx_engine.jobs import (
@@ -26,6 +27,9 @@ QUARANTINED = "quarantined"
 RETRYABLE = frozenset({Status.FAILED.value, QUARANTINED, Status.LOW_IDENTITY.value})
 """What `retry` may run again: the statuses of the log, and failed rows that killed workers."""
 
+QUARANTINE_DEATHS = 2
+"""Workers that a request may kill in a row before only a person lets it run again."""
+
 _SHOWN_CHARACTERS = 40
 # Digests say nothing to a reader; these fields are told as changed, without their values.
 _OPAQUE = frozenset({"subject_digest", "weights_fingerprint", "loras"})
@@ -40,17 +44,21 @@ class RetryFilter:
         codes: Error codes; empty means every code.
         rows: Manifest lines ("7"), or beginnings of job ids, 6 characters at least; empty means
             every row.
+        since: Only rows whose latest attempt finished then or later; None means whenever.
     """
 
     statuses: frozenset[str] = RETRYABLE
     codes: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
+    since: datetime | None = None
 
     def selects(self, job: RenderJob, past: PastResult) -> bool:
         """Return whether `job`, whose latest attempt is `past`, runs again."""
         if status_word(past) not in self.statuses:
             return False
         if self.codes and past.code not in self.codes:
+            return False
+        if self.since is not None and datetime.fromisoformat(past.finished_at) < self.since:
             return False
         line = job.where.rpartition(":")[2]
         return not self.rows or any(
@@ -76,9 +84,10 @@ class Past:
 
 
 def status_word(past: PastResult) -> str:
-    """Return the status as `retry` knows it: a failure that killed its workers is quarantined."""
+    """Return the status as `retry` knows it: a row that keeps killing workers is quarantined."""
     is_fatal = past.status is Status.FAILED and past.code == ErrorCode.WORKER_DIED.value
-    return QUARANTINED if is_fatal else past.status.value
+    is_quarantined = is_fatal and past.deaths >= QUARANTINE_DEATHS
+    return QUARANTINED if is_quarantined else past.status.value
 
 
 def sort_by_past(
@@ -106,7 +115,9 @@ def sort_by_past(
         else:
             reason, why = verdict
             number = past.attempts.get(job.job_id, 0) + 1
-            to_run.append(PlannedJob(job, reason, why, number))
+            charged = None if reason is Reason.RETRY else attempt
+            deaths = 0 if charged is None else charged.deaths
+            to_run.append(PlannedJob(job, reason, why, number, deaths))
     return to_run, done, held
 
 

@@ -8,11 +8,9 @@ environment or a raw digest of a photo.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, get_type_hints
-
-from lynx_engine.jobs import REQUEST_FIELDS, PastResult, RowKey, Status
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,6 +72,8 @@ class ProvenanceRecord:
         attention_backend: Kernel family that computed attention.
         memory: Memory tier asked for.
         memory_tier: Memory tier in force.
+        memory_rungs: Rungs of the memory ladder in force, comma-separated, in the order taken:
+            free_caches, vae_tiling, offload; "" when none was needed.
         load_s: Seconds loading the model for this attempt, 0 when warm.
         text_s: Seconds encoding text, 0 when cached.
         subject_s: Seconds for identity tokens, reference features, and their keys and values.
@@ -142,6 +142,7 @@ class ProvenanceRecord:
     attention_backend: str = ""
     memory: str
     memory_tier: str = ""
+    memory_rungs: str = ""
     load_s: float = 0.0
     text_s: float = 0.0
     subject_s: float = 0.0
@@ -160,18 +161,14 @@ class ProvenanceRecord:
     platform: str
     weights: str = "{}"
 
-    def to_past_result(self) -> PastResult:
-        """Return the part of the record that planning compares with."""
-        return PastResult(
-            job_id=self.job_id,
-            row_key=RowKey(self.subject, self.prompt_name, self.seed, self.variant),
-            status=Status(self.status),
-            code=self.code,
-            message=self.message,
-            clip=self.clip,
-            request={name: getattr(self, name) for name in REQUEST_FIELDS},
-            finished_at=self.finished_at.isoformat(),
-        )
+
+def column_defaults() -> Mapping[str, str | int | float]:
+    """Return the value of each column that a record may lack: it came after the first version.
+
+    Columns are only ever added, with such a default; then `SCHEMA_VERSION` stays.
+    """
+    given = {f.name: f.default for f in fields(ProvenanceRecord) if f.default is not MISSING}
+    return {name: value for name, value in given.items() if isinstance(value, str | int | float)}
 
 
 def record_columns() -> Mapping[str, pl.DataType]:

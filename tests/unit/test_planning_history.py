@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from lynx_engine.errors import ErrorCode
-from lynx_engine.history import RetryFilter, describe_changes
+from lynx_engine.history import (
+    QUARANTINE_DEATHS,
+    QUARANTINED,
+    RetryFilter,
+    describe_changes,
+    status_word,
+)
 from lynx_engine.jobs import PastResult, Reason, RenderJob, RenderPlan, Status
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
@@ -53,6 +59,8 @@ def attempt(
     status: Status = Status.RENDERED,
     code: ErrorCode | None = None,
     message: str = "",
+    *,
+    deaths: int = 0,
 ) -> PastResult:
     return PastResult(
         job_id=job.job_id,
@@ -63,6 +71,7 @@ def attempt(
         clip=job.clip_name if status in {Status.RENDERED, Status.LOW_IDENTITY} else "",
         request=job.request(),
         finished_at="2026-11-21T10:00:00Z",
+        deaths=deaths,
     )
 
 
@@ -161,13 +170,42 @@ def test_withheld_and_quarantined_rows_wait_and_say_what_frees_them() -> None:
     held = plan(
         facts=after(
             attempt(first, Status.WITHHELD),
-            attempt(second, Status.FAILED, ErrorCode.WORKER_DIED, "killed twice"),
+            attempt(second, Status.FAILED, ErrorCode.WORKER_DIED, "killed twice", deaths=2),
         )
     ).held
     assert [(h.job.seed, h.why) for h in held] == [
         (1, "withheld by the safety check; it runs again when its request changes"),
         (2, "quarantined: worker_died: killed twice; `lynx-engine retry` runs it again"),
     ]
+
+
+def test_a_row_that_killed_one_worker_runs_again_with_that_death_counted() -> None:
+    first, second = jobs_of(plan())
+    once = attempt(first, Status.FAILED, ErrorCode.WORKER_DIED, "killed", deaths=1)
+    planned = plan(facts=after(once, attempt(second)))
+    assert planned.held == ()
+    assert [(p.reason, p.deaths) for p in planned.to_run] == [(Reason.FAILED, 1)]
+
+
+def test_deaths_are_forgotten_when_a_person_asks_for_the_row_or_changes_it() -> None:
+    first, second = jobs_of(plan())
+    past = after(
+        attempt(first, Status.FAILED, ErrorCode.WORKER_DIED, deaths=1),
+        attempt(second, Status.FAILED, ErrorCode.WORKER_DIED, deaths=QUARANTINE_DEATHS),
+    )
+    retried_rows = plan(facts=past, retry=RetryFilter()).to_run
+    assert sorted((p.job.seed, p.deaths) for p in retried_rows) == [(1, 0), (2, 0)]
+    changed = [p for p in plan(facts=past, frames=13).to_run if p.reason is Reason.CHANGED]
+    assert [(p.job.seed, p.deaths) for p in changed] == [(1, 0)]
+
+
+def test_one_death_is_a_failure_to_retry_and_two_are_a_quarantine() -> None:
+    first, second = jobs_of(plan())
+    once = attempt(first, Status.FAILED, ErrorCode.WORKER_DIED, deaths=1)
+    twice = attempt(second, Status.FAILED, ErrorCode.WORKER_DIED, deaths=2)
+    assert (status_word(once), status_word(twice)) == ("failed", QUARANTINED)
+    other = attempt(second, Status.FAILED, ErrorCode.ENCODER, deaths=2)
+    assert status_word(other) == "failed"
 
 
 def test_a_withheld_row_runs_once_its_request_changes() -> None:
@@ -185,7 +223,7 @@ def retried(retry: RetryFilter, first: PastResult, second: PastResult) -> dict[i
 
 def test_retry_runs_failed_quarantined_and_low_identity_rows_only() -> None:
     one, two = jobs_of(plan())
-    dead = attempt(two, Status.FAILED, ErrorCode.WORKER_DIED)
+    dead = attempt(two, Status.FAILED, ErrorCode.WORKER_DIED, deaths=2)
     low = attempt(one, Status.LOW_IDENTITY)
     everything = RetryFilter()
     assert retried(everything, low, dead) == {
