@@ -6,10 +6,8 @@ campaign or other process.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,24 +21,37 @@ from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
 from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.digest import digest_bytes
-from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.identity.align import REFERENCE_CROP_PX
 from lynx_engine.identity.embed import SubjectFace, embed_face
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
 from lynx_engine.models.checkpoint import read_config, weights_error
-from lynx_engine.models.device import PRECISIONS, memory_errors, peak_memory_bytes, reproducible
-from lynx_engine.models.memory import SizedCache
+from lynx_engine.models.device import (
+    PRECISIONS,
+    StageClock,
+    memory_errors,
+    peak_memory_bytes,
+    reproducible,
+    visiting,
+)
+from lynx_engine.models.memory import (
+    BIT_NEUTRAL_RUNGS,
+    FREE_CACHES,
+    OFFLOAD,
+    RUNGS,
+    VAE_TILING,
+    MemoryLadder,
+    SizedCache,
+    bytes_of,
+)
 from lynx_engine.models.subject import SubjectModels, load_subject_models
 from lynx_engine.models.text import REFERENCE_PROMPT, TextEncoder, load_text_encoder, pad_text
-from lynx_engine.models.vae import VideoAutoencoder, load_vae, to_frames
+from lynx_engine.models.vae import VideoAutoencoder, checked_frames, load_vae
 from lynx_engine.models.wan import WanDenoiser, load_denoiser
+from lynx_engine.rendering import OnStage, Rendering
 
 if TYPE_CHECKING:
     from lynx_engine.jobs import RenderJob
     from lynx_engine.variants.spec import VariantSpec
-
-OnStage = Callable[[str, int, int], None]
-"""(stage, done, total); stages are text, subject, denoise and decode."""
 
 # At 14B a prompt is some 1 MB (its real tokens only) and a subject's features 105 MB.
 _TEXT_CACHE_BYTES = 1 << 30
@@ -51,8 +62,6 @@ _FLOW_SCHEDULE: Mapping[str, object] = {
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
 }
-# A picture whose every frame is flatter than this has no content; the faintest fog has more.
-_BLANK_GREY_LEVELS = 1.0
 
 
 @dataclass(slots=True)
@@ -65,50 +74,6 @@ class WorkCounters:
     reference_passes: int = 0
     kv_sets: int = 0
     vae_decodes: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rendering:
-    """What one job became.
-
-    Attributes:
-        frames: RGB, uint8, [F, H, W, 3].
-        stages_s: Seconds by stage: text, subject, denoise, decode.
-        peak_memory_bytes: Largest device memory during the job; on a CPU the process's largest
-            resident size so far.
-        attention_backend: The kernel family that computed attention.
-        memory_tier: The tier in force.
-    """
-
-    frames: npt.NDArray[np.uint8]
-    stages_s: Mapping[str, float]
-    peak_memory_bytes: int
-    attention_backend: str
-    memory_tier: str
-
-
-@dataclass(slots=True)
-class StageClock:
-    """Times the stages of one job and tells the caller of each."""
-
-    on_stage: OnStage | None
-    device: torch.device
-    stages_s: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def stage(self, name: str) -> Generator[None]:
-        """Time a stage, waiting for the device at its end."""
-        self.tell(name, 0, 1)
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.stages_s[name] = time.perf_counter() - start
-
-    def tell(self, stage: str, done: int, total: int) -> None:
-        """Pass progress on."""
-        if self.on_stage is not None:
-            self.on_stage(stage, done, total)
 
 
 class RenderEngine:
@@ -134,9 +99,10 @@ class RenderEngine:
         self._text = text
         self._vae = vae
         self.subject = subject
-        self._texts = SizedCache[torch.Tensor](_TEXT_CACHE_BYTES, _bytes_of)
+        self._offloaded = False
+        self._texts = SizedCache[torch.Tensor](_TEXT_CACHE_BYTES, bytes_of)
         self._references = SizedCache[tuple[torch.Tensor, ...]](
-            _REFERENCE_CACHE_BYTES, lambda features: sum(map(_bytes_of, features))
+            _REFERENCE_CACHE_BYTES, lambda features: sum(map(bytes_of, features))
         )
         self._faces = SizedCache[SubjectFace](
             _FACE_CACHE_BYTES, lambda face: face.reference_crop.nbytes
@@ -180,6 +146,7 @@ class RenderEngine:
             landmarks: [5, 2], (x, y) in pixels: eyes, nose, mouth corners, left to right.
 
         Raises:
+            RowError: OUT_OF_MEMORY.
             ValueError: If the variant has no identity.
         """
         encoder = self._subject_models().face_encoder
@@ -188,23 +155,27 @@ class RenderEngine:
 
         def make() -> SubjectFace:
             self.counters.face_runs += 1
-            return embed_face(photo, points, encoder)
+            with memory_errors("the recogniser did not fit"), visiting(encoder, self.device):
+                return embed_face(photo, points, encoder)
 
         return self._faces.get_or_make(key, make)
 
     def render(
         self, job: RenderJob, face: SubjectFace | None, *, on_stage: OnStage | None = None
     ) -> Rendering:
-        """Render one job.
+        """Render one job; one that does not fit is tried again down the memory ladder.
+
+        Frames, size, steps and precision stay as asked for. What is sampled already is kept when
+        only the decode did not fit.
 
         Args:
             job: The request; its variant is this engine's.
             face: The subject, or None for a variant without identity.
-            on_stage: Told of progress.
+            on_stage: Told of progress; a stage that is tried again begins at 0 again.
 
         Raises:
             RowError: BAD_FRAMES, if the model produced NaN or a picture without content;
-                OUT_OF_MEMORY.
+                OUT_OF_MEMORY, if no rung of the ladder was low enough.
             ValueError: If the job is another variant's, or a subject is missing.
         """
         if job.variant != self.spec.name or (face is None) == self.spec.uses_subject:
@@ -212,24 +183,46 @@ class RenderEngine:
         clock = StageClock(on_stage, self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        shortage = f"{job.frames} frames of {job.size} did not fit"
-        with memory_errors(shortage), reproducible(job.numerics):
-            with clock.stage("text"):
-                for prompt in (job.prompt, job.negative_prompt):
-                    self.encode_text(prompt)
-            with clock.stage("subject"):
-                branches = self.branches(job, face)
-            with clock.stage("denoise"):
-                latents = self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
+        ladder = MemoryLadder(
+            self._take_rung,
+            what=f"{job.frames} frames of {job.size} did not fit",
+            device=self.device,
+            taken=(OFFLOAD,) if self._offloaded else (),
+        )
+
+        def decode() -> npt.NDArray[np.uint8]:
             with clock.stage("decode"):
-                frames = self.decode(latents)
+                return self.decode(latents, tiled=VAE_TILING in ladder.taken)
+
+        with reproducible(job.numerics):
+            latents = ladder.fit(
+                partial(self._make_latents, job, face, clock), rungs=BIT_NEUTRAL_RUNGS
+            )
+            strict = job.numerics == "strict"
+            frames = ladder.fit(decode, rungs=BIT_NEUTRAL_RUNGS if strict else RUNGS)
         return Rendering(
             frames=frames,
             stages_s=clock.stages_s,
             peak_memory_bytes=peak_memory_bytes(self.device),
             attention_backend=self.denoiser.backend,
             memory_tier="resident",
+            memory_rungs=ladder.taken,
         )
+
+    def free_caches(self) -> None:
+        """Forget the texts, reference features and faces of earlier jobs."""
+        for cache in (self._texts, self._references, self._faces):
+            cache.clear()
+
+    def offload(self) -> None:
+        """Let autoencoder and subject models wait in host memory until the engine is replaced.
+
+        They visit the device while they are used, as the text encoder and the adapters always do.
+        """
+        self._vae.offload()
+        if self.subject is not None:
+            self.subject.offload()
+        self._offloaded = True
 
     @torch.inference_mode()
     def encode_text(self, prompt: str) -> torch.Tensor:
@@ -246,9 +239,12 @@ class RenderEngine:
         """Return identity tokens [1, 16, D_in]; None stands for the zero embedding."""
         subject = self._subject_models()
         if face is None:
-            return subject.identity_tokens(torch.zeros(1, subject.resampler.embedding_width))
-        # Copied: an array that came from another process may be read-only, which torch warns of.
-        return subject.identity_tokens(torch.tensor(face.embedding)[None])
+            embedding = torch.zeros(1, subject.resampler.embedding_width)
+        else:
+            # Copied: an array from another process may be read-only, which torch warns of.
+            embedding = torch.tensor(face.embedding)[None]
+        with visiting(subject.resampler, self.device):
+            return subject.identity_tokens(embedding)
 
     @torch.inference_mode()
     def reference_features(
@@ -329,23 +325,33 @@ class RenderEngine:
         )
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """Return frames, RGB uint8 [F, H, W, 3].
+    def decode(self, latents: torch.Tensor, *, tiled: bool = False) -> npt.NDArray[np.uint8]:
+        """Return frames, RGB uint8 [F, H, W, 3]; `tiled` saves memory and changes numbers.
 
         Raises:
             RowError: BAD_FRAMES, if they hold NaN or no content.
         """
         self.counters.vae_decodes += 1
-        pixels = self._vae.decode(latents)
-        if not bool(torch.isfinite(pixels).all()):
-            raise RowError(
-                ErrorCode.BAD_FRAMES,
-                "the model produced numbers that are not finite. Render the row with "
-                "`precision: float32`, and check that the weights are those of their source.",
-            )
-        frames = to_frames(pixels)
-        check_content(frames)
-        return frames
+        return checked_frames(self._vae.decode(latents, tiled=tiled))
+
+    def _make_latents(
+        self, job: RenderJob, face: SubjectFace | None, clock: StageClock
+    ) -> torch.Tensor:
+        """Return the clip's latents; all else that was made for them is dropped."""
+        with clock.stage("text"):
+            for prompt in (job.prompt, job.negative_prompt):
+                self.encode_text(prompt)
+        with clock.stage("subject"):
+            branches = self.branches(job, face)
+        with clock.stage("denoise"):
+            return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
+
+    def _take_rung(self, rung: str) -> None:
+        # Tiling is an argument of the decode, so that nothing is left to undo.
+        if rung == FREE_CACHES:
+            self.free_caches()
+        elif rung == OFFLOAD:
+            self.offload()
 
     def _subject_models(self) -> SubjectModels:
         if self.subject is None:
@@ -360,22 +366,6 @@ def guidance_of(job: RenderJob, spec: VariantSpec) -> Guidance:
     return TextGuidance(text=job.guidance_text)
 
 
-def check_content(frames: npt.NDArray[np.uint8]) -> None:
-    """Accept frames [F, H, W, 3] of which at least one shows something.
-
-    Raises:
-        RowError: BAD_FRAMES, if every frame is one flat colour.
-    """
-    contrast = max(float(frame.std(axis=(0, 1)).max()) for frame in frames)
-    if contrast < _BLANK_GREY_LEVELS:
-        raise RowError(
-            ErrorCode.BAD_FRAMES,
-            f"every frame is one flat colour (contrast {contrast:.2f} grey levels). "
-            "Lower the guidance, change the seed, or check that the weights are those of "
-            "their source.",
-        )
-
-
 def _read_scheduler_config(base: Path) -> dict[str, object]:
     path = base / "scheduler" / "scheduler_config.json"
     config = read_config(path)
@@ -384,7 +374,3 @@ def _read_scheduler_config(base: Path) -> dict[str, object]:
             path, f"holds no flow schedule, which has a flow_shift and {dict(_FLOW_SCHEDULE)}"
         )
     return config
-
-
-def _bytes_of(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

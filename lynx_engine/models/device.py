@@ -1,23 +1,54 @@
-"""What is asked of a device: its number types, deterministic kernels, and an end to its memory."""
+"""What is asked of a device: number types, deterministic kernels, memory, and the time it takes."""
 
 from __future__ import annotations
 
+import gc
 import sys
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.utils.deterministic
+from torch import nn
 
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.checkpoint import first_line
+from lynx_engine.rendering import OnStage
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# A full CPU, driver or library has no error type of its own.
+_SHORTAGES = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@dataclass(slots=True)
+class StageClock:
+    """Times the stages of one job and tells the caller of each."""
+
+    on_stage: OnStage | None
+    device: torch.device
+    stages_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Time a stage, waiting for the device at its end."""
+        self.tell(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.stages_s[name] = time.perf_counter() - start
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Pass progress on."""
+        if self.on_stage is not None:
+            self.on_stage(stage, done, total)
 
 
 @contextmanager
@@ -53,9 +84,8 @@ def memory_errors(what: str) -> Generator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # A CPU's allocator has no type of its own.
         named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not named and "DefaultCPUAllocator" not in str(error):
+        if not named and not any(shortage in str(error) for shortage in _SHORTAGES):
             raise
         raise RowError(
             ErrorCode.OUT_OF_MEMORY,
@@ -73,3 +103,35 @@ def peak_memory_bytes(device: torch.device) -> int:
     # Linux counts kilobytes here, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory_bytes(device: torch.device) -> tuple[int, int]:
+    """Return (free, total) memory: of the CUDA device, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nothing uses any more: unreachable objects and, on CUDA, cached blocks."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def visiting(network: nn.Module, device: torch.device) -> Generator[None]:
+    """Have `network` on `device` inside the block, and after it where it was before.
+
+    Where a network waits changes no bit of what it computes; one that is there already stays.
+    """
+    home = next(network.parameters()).device
+    try:
+        # Inside: a move that ends for want of memory has moved a part.
+        network.to(device)
+        yield
+    finally:
+        network.to(home)

@@ -45,7 +45,7 @@ def weights_fingerprint(spec: VariantSpec, models_dir: Path) -> str:
     Raises:
         RowError: WEIGHTS; names every missing file and where it comes from.
     """
-    if spec.builder:
+    if spec.recipe:
         return spec.recipe
     files = required_files(spec, models_dir)
     locked = locked_digests(models_dir)

@@ -1,12 +1,34 @@
-"""Bounded memory for results worth keeping between jobs. It knows sizes, not meanings."""
+"""Bounded memory: results worth keeping between jobs, and a way down when a device is full.
+
+It knows sizes and the order of the remedies, not what the networks compute.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
+import torch
+
+from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.models.device import (
+    free_memory_bytes,
+    memory_errors,
+    peak_memory_bytes,
+    release_memory,
+)
+
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+FREE_CACHES, VAE_TILING, OFFLOAD = "free_caches", "vae_tiling", "offload"
+RUNGS = (FREE_CACHES, VAE_TILING, OFFLOAD)
+"""Every rung of the memory ladder, from the top down."""
+BIT_NEUTRAL_RUNGS = (FREE_CACHES, OFFLOAD)
+"""The rungs that change no bit of the result."""
 
 
 class SizedCache(Generic[T]):
@@ -34,3 +56,86 @@ class SizedCache(Generic[T]):
             _, dropped = self._values.popitem(last=False)
             self._used -= self._size_of(dropped)
         return value
+
+    def clear(self) -> None:
+        """Forget every value."""
+        self._values.clear()
+        self._used = 0
+
+
+class MemoryLadder:
+    """Takes one job down, a rung at a time, until it fits its device.
+
+    Attributes:
+        taken: The rungs in force, in the order they were taken.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[str], None],
+        *,
+        what: str,
+        device: torch.device,
+        taken: tuple[str, ...] = (),
+    ) -> None:
+        """Stand at the top.
+
+        Args:
+            take: Does what the rung of this name promises.
+            what: The job in words that begin a message, as in "81 frames did not fit".
+            device: Where the job runs.
+            taken: Rungs in force already.
+        """
+        self.taken = taken
+        self._take = take
+        self._what = what
+        self._device = device
+
+    def fit(self, work: Callable[[], T], *, rungs: Sequence[str]) -> T:
+        """Return what `work` returns, which is called again after each rung taken.
+
+        Args:
+            work: A part of the job; each call does the same from its start.
+            rungs: Those that can help it, from the top down.
+
+        Raises:
+            RowError: OUT_OF_MEMORY, with the rungs tried, the peak and the free memory.
+        """
+        while True:
+            try:
+                with memory_errors(self._what):
+                    return work()
+            except RowError as error:
+                if error.code is not ErrorCode.OUT_OF_MEMORY:
+                    raise
+                letter, figures = str(error), self._figures()
+            # Only here is the error gone, and with it the tensors that its traceback held.
+            rung = next((rung for rung in rungs if rung not in self.taken), None)
+            if rung is not None:
+                logger.warning("%s. %s. Trying again with %s.", self._what, figures, rung)
+                self._take(rung)
+                self.taken += (rung,)
+            release_memory(self._device)
+            if rung is None:
+                tried = ", ".join(self.taken)
+                raise RowError(ErrorCode.OUT_OF_MEMORY, f"{letter} Tried: {tried}. {figures}.")
+
+    def _figures(self) -> str:
+        peak = readable_bytes(peak_memory_bytes(self._device))
+        free, total = map(readable_bytes, free_memory_bytes(self._device))
+        return f"Peak memory {peak}; {free} of {total} free on {self._device}"
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Return the size of a tensor's numbers."""
+    return tensor.numel() * tensor.element_size()
+
+
+def readable_bytes(count: int) -> str:
+    """Return a number of bytes for people, as in "31.4 GiB"."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

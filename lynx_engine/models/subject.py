@@ -48,6 +48,11 @@ class SubjectModels:
         weight = self.resampler.proj_in.weight
         return self.resampler(embedding.to(weight.device, weight.dtype))
 
+    def offload(self) -> None:
+        """Let recogniser and resampler wait in host memory, where the adapters always are."""
+        self.face_encoder.to("cpu")
+        self.resampler.to("cpu")
+
     def project(
         self,
         tokens: torch.Tensor,

@@ -21,6 +21,7 @@ from lynx_engine.models.checkpoint import (
     weights_error,
     without_side_effects,
 )
+from lynx_engine.models.device import visiting
 
 TOKENS = 512
 REFERENCE_PROMPT = "image of a face"
@@ -50,12 +51,8 @@ class TextEncoder:
         zeroes the padding; leaving the padding out gives the same rows for less work.
         """
         ids = torch.tensor([self._tokenizer.encode(prompt_clean(prompt)).ids])
-        home = self._encoder.device
-        self._encoder.to(self._device)  # pyright: ignore[reportArgumentType]
-        try:
+        with visiting(self._encoder, self._device):
             return self._encoder(ids.to(self._device)).last_hidden_state
-        finally:
-            self._encoder.to(home)  # pyright: ignore[reportArgumentType]
 
 
 def pad_text(embedding: torch.Tensor) -> torch.Tensor:

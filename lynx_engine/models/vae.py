@@ -6,6 +6,8 @@ channel by channel, z = (x - mean) / std, and come back so.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,21 @@ import numpy.typing as npt
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.models.device import visiting
 from lynx_engine.models.wan import load_component
+
+# A picture whose every frame is flatter than this has no content; the faintest fog has more.
+_BLANK_GREY_LEVELS = 1.0
 
 
 class VideoAutoencoder:
     """Encodes a still picture and decodes a clip."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
-        """Wrap `vae`, where it lies."""
+        """Wrap `vae`; it computes where it lies now."""
         self._vae = vae
+        self._device = vae.device
         shape = (1, -1, 1, 1, 1)
         self._mean = torch.tensor(vae.config["latents_mean"], device=vae.device).view(shape)
         self._std = torch.tensor(vae.config["latents_std"], device=vae.device).view(shape)
@@ -37,19 +45,47 @@ class VideoAutoencoder:
             float32, [1, 16, 1, H / 8, W / 8], normed.
         """
         # Copied: an array that came from another process may be read-only, which torch warns of.
-        pixels = torch.tensor(picture).to(self._vae.device, torch.float32) / 127.5 - 1
+        pixels = torch.tensor(picture).to(self._device, torch.float32) / 127.5 - 1
         return self._encode(pixels.permute(2, 0, 1)[None, :, None], seed)
 
     def encode_grey(self, side_px: int, *, seed: int) -> torch.Tensor:
         """Return the latent of an all-zero (mid-grey) square: the reference of no subject."""
-        return self._encode(torch.zeros(1, 3, 1, side_px, side_px, device=self._vae.device), seed)
+        return self._encode(torch.zeros(1, 3, 1, side_px, side_px, device=self._device), seed)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return pixels, float32 in [-1, 1] or NaN, [1, 3, F, H, W], of normed latents."""
-        return self._vae.decode(latents.float() * self._std + self._mean, return_dict=False)[0]
+    def decode(self, latents: torch.Tensor, *, tiled: bool = False) -> torch.Tensor:
+        """Return pixels, float32 in [-1, 1] or NaN, [1, 3, F, H, W], of normed latents.
+
+        Args:
+            latents: [1, 16, T, h, w].
+            tiled: Decode overlapping tiles of 256 pixels and blend them: less memory, other
+                numbers, as a tile sees nothing beyond its edge. A clip no larger than a tile is
+                decoded whole.
+        """
+        if tiled:
+            self._vae.enable_tiling()
+        try:
+            with self._at_work():
+                whole = latents.float() * self._std + self._mean
+                return self._vae.decode(whole, return_dict=False)[0]
+        finally:
+            self._vae.disable_tiling()
+
+    def offload(self) -> None:
+        """Let the autoencoder wait in host memory between its uses."""
+        self._vae.to("cpu")  # pyright: ignore[reportArgumentType]
+
+    @contextmanager
+    def _at_work(self) -> Generator[None]:
+        with visiting(self._vae, self._device):
+            try:
+                yield
+            finally:
+                # Else what a failed run remembers of its frames stays until the next run.
+                self._vae.clear_cache()
 
     def _encode(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
-        posterior = self._vae.encode(pixels, return_dict=False)[0]
+        with self._at_work():
+            posterior = self._vae.encode(pixels, return_dict=False)[0]
         generator = torch.Generator("cpu").manual_seed(seed)
         return (posterior.sample(generator=generator) - self._mean) / self._std
 
@@ -58,6 +94,39 @@ def to_frames(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
     """Return RGB frames, uint8 [F, H, W, 3], of pixels [1, 3, F, H, W] in [-1, 1], rounded."""
     grey = ((pixels[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return grey.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def checked_frames(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Return frames as `to_frames` does, of pixels that hold a picture.
+
+    Raises:
+        RowError: BAD_FRAMES, if they hold NaN or no content.
+    """
+    if not bool(torch.isfinite(pixels).all()):
+        raise RowError(
+            ErrorCode.BAD_FRAMES,
+            "the model produced numbers that are not finite. Render the row with "
+            "`precision: float32`, and check that the weights are those of their source.",
+        )
+    frames = to_frames(pixels)
+    check_content(frames)
+    return frames
+
+
+def check_content(frames: npt.NDArray[np.uint8]) -> None:
+    """Accept frames [F, H, W, 3] of which at least one shows something.
+
+    Raises:
+        RowError: BAD_FRAMES, if every frame is one flat colour.
+    """
+    contrast = max(float(frame.std(axis=(0, 1)).max()) for frame in frames)
+    if contrast < _BLANK_GREY_LEVELS:
+        raise RowError(
+            ErrorCode.BAD_FRAMES,
+            f"every frame is one flat colour (contrast {contrast:.2f} grey levels). "
+            "Lower the guidance, change the seed, or check that the weights are those of "
+            "their source.",
+        )
 
 
 def load_vae(base: Path, *, device: torch.device) -> VideoAutoencoder:
