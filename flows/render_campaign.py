@@ -1,4 +1,4 @@
-"""The flow: read, plan, find faces, prepare subjects, render, finish.
+"""The flow: read, plan, find faces, render every row, show the results.
 
 Import it only where a Prefect API is at hand (`flows.run` sees to that): prefect reads its settings
 from the environment when it is first imported.
@@ -18,15 +18,17 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import showing
+from flows.logs import log_file
 from flows.run import open_run, prepare_run, stops_on_signals
-from flows.tasks import prepare_subject, render_row
+from flows.schedules.turns import Coalesced, campaign_folder, wait_for_lock
+from flows.tasks import render_row, render_shard
 from lynx_engine.campaign import Campaign
-from lynx_engine.jobs import RenderJob
-from lynx_engine.lock import lock_campaign
-from lynx_engine.survey import FaceKey, face_key
 
-# One row waits at each device beside the one it renders, so that no device waits for a row.
-ROWS_PER_DEVICE = 2
+# On each device one row renders and one waits; the others wait out their next attempt.
+THREADS_PER_DEVICE = 2
+THREADS_FOR_RETRIES = 16
+MOST_TASK_RUNS = 1000
 DRAIN_S = 10.0
 
 
@@ -54,47 +56,63 @@ def run_flow(campaign: Campaign, *, api_url: str | None) -> None:
 
 @flow(name="render-campaign", flow_run_name="{manifest}", persist_result=False)
 def render_campaign(
-    manifest: str, devices: str = "auto", skip_bad_rows: bool = False
+    manifest: str, devices: str = "auto", cluster: str = "", skip_bad_rows: bool = False
 ) -> State[None]:
     """Render one manifest.
 
     Args:
         manifest: Its path; the campaign's name where the command line hands over the campaign.
         devices: As `lynx-engine render --devices`.
+        cluster: As `lynx-engine render --cluster`.
         skip_bad_rows: As `lynx-engine render --skip-bad-rows`.
     """
     campaign = _handed_over.get()
     if campaign is not None:
         return render_all(campaign)
-    run = prepare_run(Path(manifest), devices=devices, skip_bad_rows=skip_bad_rows)
-    with (
-        lock_campaign(run.settings.campaign_dir(run.plan.campaign)) as lock,
-        open_run(run, lock) as campaign,
-    ):
-        return render_all(campaign)
+    # Planned under the lock: a plan made while another run rendered would render its rows again.
+    with wait_for_lock(campaign_folder(Path(manifest))) as turn:
+        if isinstance(turn, Coalesced):
+            return turn.state
+        run = prepare_run(
+            Path(manifest), devices=devices, cluster=cluster, skip_bad_rows=skip_bad_rows
+        )
+        if not run.plan.to_run:
+            return Completed(message=f"nothing to do; {len(run.plan.done)} clips are done")
+        with log_file(turn.folder), open_run(run, turn) as campaign:
+            return render_all(campaign)
 
 
 def render_all(campaign: Campaign) -> State[None]:
-    """Prepare each subject once, then render every row; the state says how it ended."""
-    # The first job of each face: its model is the one that the first rows need, too.
-    subjects: dict[FaceKey, RenderJob] = {}
-    for planned in campaign.plan.to_run:
-        if planned.job.photo is not None:
-            subjects.setdefault(face_key(planned.job), planned.job)
-    runner = ThreadPoolTaskRunner[Any](max_workers=ROWS_PER_DEVICE * campaign.devices)
-    with stops_on_signals(campaign), runner:
-        wait(
-            [
-                runner.submit(prepare_subject, {"campaign": campaign, "job": job})
-                for job in subjects.values()
-            ]
-        )
-        wait(
-            [
-                runner.submit(render_row, {"campaign": campaign, "planned": planned})
-                for planned in campaign.plan.to_run
-            ]
-        )
+    """Render every row; the state says how it ended."""
+    with stops_on_signals(campaign), showing(campaign):
+        if len(campaign.plan.to_run) <= MOST_TASK_RUNS:
+            _render_rows(campaign)
+        else:
+            _render_shards(campaign)
     summary = campaign.summary()
     told = f"{summary.rendered} rendered, {summary.failed} failed, {summary.interrupted} left"
     return Failed(message=told) if summary.exit_code else Completed(message=told)
+
+
+def _render_rows(campaign: Campaign) -> None:
+    threads = THREADS_PER_DEVICE * campaign.devices + THREADS_FOR_RETRIES
+    runner = ThreadPoolTaskRunner[Any](max_workers=threads)
+    with runner:
+        wait(
+            [
+                runner.submit(render_row, {"campaign": campaign, "turn": turn})
+                for turn in campaign.turns(threads=threads)
+            ]
+        )
+
+
+def _render_shards(campaign: Campaign) -> None:
+    shards = THREADS_PER_DEVICE * campaign.devices
+    runner = ThreadPoolTaskRunner[Any](max_workers=shards)
+    with runner:
+        wait(
+            [
+                runner.submit(render_shard, {"campaign": campaign, "shard": n, "shards": shards})
+                for n in range(1, shards + 1)
+            ]
+        )

@@ -10,18 +10,21 @@ import logging
 import signal
 import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from flows.logs import log_file
 from flows.server import prefect_server
-from lynx_engine.campaign import Campaign, CampaignSummary, Observer, open_campaign
+from lynx_engine.campaign import Campaign, open_campaign
 from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan, RenderResult
-from lynx_engine.lock import CampaignLock, lock_campaign
+from lynx_engine.live import live_progress
+from lynx_engine.lock import DRAFTS_FOLDER, CampaignLock, lock_campaign
 from lynx_engine.manifest.read import read_manifest
+from lynx_engine.outcomes import CampaignSummary, Observer
 from lynx_engine.planning import plan_renders
-from lynx_engine.pool import InProcessPool, Pool, find_devices, open_pool
+from lynx_engine.pool import InProcessPool, Pool, find_devices, open_cluster_pool, open_pool
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.survey import Preflight, find_subject_faces, gather_facts
 
@@ -54,7 +57,8 @@ class Run:
         plan: What to render.
         faces: Where each subject's face is.
         settings: Folders and behaviour.
-        devices: One worker each.
+        devices: One worker each, of this machine.
+        cluster: Address of the Dask cluster whose workers are used instead, or "".
         observer: Who watches.
     """
 
@@ -62,6 +66,7 @@ class Run:
     faces: Preflight
     settings: Settings
     devices: tuple[str, ...]
+    cluster: str
     observer: Observer
 
 
@@ -70,6 +75,7 @@ def render(
     *,
     settings: Settings | None = None,
     devices: str = "auto",
+    cluster: str = "",
     skip_bad_rows: bool = False,
     in_process: bool = False,
     observer: Observer | None = None,
@@ -80,12 +86,15 @@ def render(
         plan: From `plan_renders`.
         settings: Folders and behaviour; those of the current workspace by default.
         devices: `auto`, or a list such as `cuda:0,cuda:1` or `cpu:2`.
+        cluster: Address of a running Dask cluster, as `tcp://host:8786`: its workers render instead
+            of this machine's devices. The workspace lies on a path that all of them share.
         skip_bad_rows: Fail rows whose photo has no usable face instead of refusing the plan.
         in_process: Render in this process, without Prefect and Dask, for debugging.
         observer: Told of progress.
 
     Raises:
-        RefusedError: If a photo that is needed has no usable face; every one is named.
+        RefusedError: If a photo that is needed has no usable face, or a worker of the cluster
+            cannot render; every one is named.
         LockedError: If another process renders this campaign.
         PausedError: If the local Prefect server does not start, or nothing can be written.
     """
@@ -93,10 +102,12 @@ def render(
         plan=plan,
         faces=find_subject_faces(plan, skip_bad_rows=skip_bad_rows),
         settings=settings or load_settings(),
-        devices=find_devices(devices),
+        devices=() if cluster else find_devices(devices),
+        cluster=cluster,
         observer=observer or Silence(),
     )
-    with lock_campaign(run.settings.campaign_dir(plan.campaign)) as lock:
+    folder = run.settings.campaign_dir(plan.campaign)
+    with lock_campaign(folder) as lock, log_file(folder):
         return _render_here(run, lock) if in_process else _render_as_flow(run, lock)
 
 
@@ -115,12 +126,12 @@ def _render_here(run: Run, lock: CampaignLock) -> CampaignSummary:
     """Render row after row on the first device, in this process."""
     pool = InProcessPool(run.settings, run.devices[0])
     with _open(run, lock, pool) as campaign, stops_on_signals(campaign):
-        for planned in campaign.plan.to_run:
-            campaign.render_row(planned)
+        for turn in campaign.turns():
+            campaign.render_row(turn)
         return campaign.summary()
 
 
-def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
+def prepare_run(manifest: Path, *, devices: str, cluster: str, skip_bad_rows: bool) -> Run:
     """Read and plan a manifest and find its faces, as a schedule's flow needs it.
 
     Raises:
@@ -129,21 +140,38 @@ def prepare_run(manifest: Path, *, devices: str, skip_bad_rows: bool) -> Run:
     settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
-    faces = find_subject_faces(plan, skip_bad_rows=skip_bad_rows)
-    return Run(plan, faces, settings, find_devices(devices), Silence())
+    return Run(
+        plan=plan,
+        faces=find_subject_faces(plan, skip_bad_rows=skip_bad_rows),
+        settings=settings,
+        devices=() if cluster else find_devices(devices),
+        cluster=cluster,
+        observer=Silence(),
+    )
 
 
 @contextmanager
 def open_run(run: Run, lock: CampaignLock) -> Generator[Campaign]:
     """Start the devices and give the campaign; every process is ended on the way out."""
-    with open_pool(run.settings, run.devices) as pool, _open(run, lock, pool) as campaign:
+    if run.cluster:
+        pool = open_cluster_pool(run.settings, run.cluster, lock.folder / DRAFTS_FOLDER)
+    else:
+        pool = open_pool(run.settings, run.devices)
+    with pool as opened, _open(run, lock, opened) as campaign:
         yield campaign
 
 
-def _open(run: Run, lock: CampaignLock, pool: Pool) -> AbstractContextManager[Campaign]:
-    return open_campaign(
-        lock, run.plan, pool, settings=run.settings, faces=run.faces, observer=run.observer
-    )
+@contextmanager
+def _open(run: Run, lock: CampaignLock, pool: Pool) -> Generator[Campaign]:
+    with (
+        live_progress(
+            lock.folder, run.plan.to_run, devices=pool.devices, inner=run.observer
+        ) as observer,
+        open_campaign(
+            lock, run.plan, pool, settings=run.settings, faces=run.faces, observer=observer
+        ) as campaign,
+    ):
+        yield campaign
 
 
 @contextmanager

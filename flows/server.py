@@ -1,4 +1,4 @@
-"""One local Prefect server for one run, started on a free port and gone when the run ends.
+"""A local Prefect server: for one run, or for as long as schedules are served.
 
 A server the user already runs (PREFECT_API_URL) is used instead. The local one lives in its own
 session, so that Ctrl-C in the terminal does not take it away under the flow, and it reads a pipe
@@ -7,8 +7,10 @@ from its parent: when the parent dies, however it dies, the pipe closes and the 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lynx_engine.errors import PausedError
+from lynx_engine.errors import LockedError, PausedError
 from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,14 +29,17 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 _STOP_S = 5.0
 
-# Telemetry needs both switches (measured on 3.8.8). The services left out serve schedules,
-# which a one-run server has none of.
+# Telemetry needs both switches (measured on 3.8.8).
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # A failed row is told once, by the campaign; Prefect would tell it twice more.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+}
+
+# These services are for schedules, which a one-run server has none of.
+_ONE_RUN = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
@@ -44,6 +49,10 @@ _QUIET = {
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
 }
 
+
+# No campaign can have this name: its database is its own.
+_SCHEDULES_FOLDER = ".schedules"
+_UI_PORT = 4200
 
 _HOME_OF_THE_USER = Path(os.environ["PREFECT_HOME"]) if "PREFECT_HOME" in os.environ else None
 
@@ -55,7 +64,7 @@ def prefect_server(settings: Settings, campaign: str) -> Generator[LocalServer |
     Must be entered before prefect is imported: it reads its settings from the environment once.
     Each campaign has a database of its own: two servers that start at once on one file break it.
     """
-    for name, value in _QUIET.items():
+    for name, value in (_QUIET | _ONE_RUN).items():
         os.environ.setdefault(name, value)
     if os.environ.get("PREFECT_API_URL"):
         yield None
@@ -70,24 +79,77 @@ def prefect_server(settings: Settings, campaign: str) -> Generator[LocalServer |
         server.stop()
 
 
+@contextmanager
+def lasting_server(settings: Settings) -> Generator[LocalServer | None]:
+    """Give schedules a Prefect API with a scheduler; None when the user's own server is used.
+
+    Must be entered before prefect is imported, by one process of a workspace at a time. The
+    processes started in the block find the API in their environment.
+
+    Raises:
+        LockedError: If schedules of this workspace are being served already.
+        PausedError: If the server does not start.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    home = (settings.state_dir / "prefect" / _SCHEDULES_FOLDER).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    with _served_once(home):
+        if os.environ.get("PREFECT_API_URL"):
+            yield None
+            return
+        server = LocalServer(home, start_s=settings.server_start_s, port=_UI_PORT)
+        os.environ |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": server.url}
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _served_once(home: Path) -> Generator[None]:
+    with (home / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise LockedError(
+                f"the schedules of this workspace are being served by {file.read().strip()}. "
+                "It sees new schedules by itself."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
 class LocalServer:
     """A running `prefect.server` process.
 
     Attributes:
         url: Address of its API.
+        log: File of its words.
     """
 
-    def __init__(self, home: Path, *, start_s: float) -> None:
-        """Start the server without waiting for it; its words go to `home`/server.log."""
+    def __init__(self, home: Path, *, start_s: float, port: int = 0) -> None:
+        """Start the server without waiting for it; its words go to `home`/server.log.
+
+        Args:
+            home: Folder of its database.
+            start_s: How long `wait_until_ready` waits.
+            port: Taken if it is free, so that an address stays; else, and for 0, any free one.
+        """
         self._start_s = start_s
-        self._log = home / "server.log"
+        self.log = home / "server.log"
         # The socket is bound here and inherited, so that no other program can take the port.
         with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
+            _bind(listener, port)
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-            with self._log.open("ab") as log:
+            with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "flows.server_process", str(listener.fileno())],
+                    # -P: a folder `flows` of the user's where the command is started is not ours.
+                    [sys.executable, "-P", "-m", "flows.server_process", str(listener.fileno())],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -107,7 +169,7 @@ class LocalServer:
             if self._process.poll() is not None:
                 raise PausedError(
                     f"the local Prefect server exited with {self._process.returncode}; "
-                    f"{self._log} says why. `--in-process` renders without Prefect."
+                    f"{self.log} says why. `--in-process` renders without Prefect."
                 )
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=1.0):
@@ -119,6 +181,11 @@ class LocalServer:
             "machine?). Raise LYNX_SERVER_START_S, or render with `--in-process`."
         )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone, though nobody stopped it."""
+        return self._process.poll() is not None
+
     def stop(self) -> None:
         """End the server; its database stays."""
         if self._process.stdin is not None:
@@ -129,3 +196,12 @@ class LocalServer:
             logger.warning("the local Prefect server did not stop by itself; killing it")
             self._process.kill()
             self._process.wait()
+
+
+def _bind(listener: socket.socket, port: int) -> None:
+    # A port whose last server has just ended is free, though the system still drains it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        listener.bind(("127.0.0.1", 0))

@@ -13,14 +13,17 @@ from prefect.states import Cancelled, Completed, Failed
 
 from lynx_engine import jobs
 from lynx_engine.campaign import Campaign
+from lynx_engine.dispatch import Turn
 
 # `job_id` and the log decide what is done; a Prefect cache would be a second opinion.
 
 
-@task(task_run_name="render {planned.job.clip_name}", cache_policy=NO_CACHE, persist_result=False)
-def render_row(campaign: Campaign, planned: jobs.PlannedJob) -> State[None]:
+@task(
+    task_run_name="render {turn.planned.job.clip_name}", cache_policy=NO_CACHE, persist_result=False
+)
+def render_row(campaign: Campaign, turn: Turn) -> State[None]:
     """Render one row; the task's state is the row's."""
-    match campaign.render_row(planned):
+    match campaign.render_row(turn):
         case jobs.Rendered(clip):
             return Completed(message=clip)
         case jobs.Failed(code, message):
@@ -29,7 +32,18 @@ def render_row(campaign: Campaign, planned: jobs.PlannedJob) -> State[None]:
             return Cancelled(message="interrupted; the next run takes it up")
 
 
-@task(task_run_name="prepare {job.subject}", cache_policy=NO_CACHE, persist_result=False)
-def prepare_subject(campaign: Campaign, job: jobs.RenderJob) -> None:
-    """Embed one subject's face before its rows begin."""
-    campaign.prepare_subject(job)
+@task(
+    task_run_name="render rows, shard {shard} of {shards}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def render_shard(campaign: Campaign, shard: int, shards: int) -> State[None]:
+    """Render rows until none is left: Prefect loses task runs that come in thousands."""
+    del shard  # names the task run
+    counts = {jobs.Rendered: 0, jobs.Failed: 0, jobs.Interrupted: 0}
+    for turn in campaign.turns(threads=shards):
+        counts[type(campaign.render_row(turn))] += 1
+    told = f"{counts[jobs.Rendered]} rendered, {counts[jobs.Failed]} failed"
+    if counts[jobs.Interrupted] or campaign.summary().paused or campaign.stopped_by:
+        return Cancelled(message=f"{told}; stopped")
+    return Failed(message=told) if counts[jobs.Failed] else Completed(message=told)

@@ -1,7 +1,8 @@
-"""Runs a plan on a pool: lock, failure rules, publishing, records.
+"""Runs a plan on a pool: whose turn it is, what a failure means, what is published and recorded.
 
-The only writer of clips and log. Who loops over the rows is somebody else: a Prefect flow calls
-`render_row` from several threads, a plain loop calls it from one.
+Who loops over the turns is somebody else: a Prefect flow calls `render_row` from several threads, a
+plain loop calls it from one. The table of failure rules is `rules.py`, the order of rows
+`dispatch.py`, the files `publisher.py`.
 """
 
 from __future__ import annotations
@@ -10,126 +11,61 @@ import logging
 import os
 import secrets
 import threading
-import traceback
-from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from lynx_engine.errors import UNWRITABLE, AbandonedError, ErrorCode, ExitCode, RowError
+from lynx_engine.dispatch import Dispatcher, Model, NoDeviceError, Turn, model_of
+from lynx_engine.errors import (
+    PASSING,
+    UNWRITABLE,
+    AbandonedError,
+    DeviceLostError,
+    ErrorCode,
+    RowError,
+    pausing,
+)
 from lynx_engine.jobs import (
     Failed,
     Interrupted,
     PlannedJob,
-    Rendered,
     RenderJob,
     RenderPlan,
     RenderResult,
     Status,
 )
-from lynx_engine.lock import DRAFTS_FOLDER, CampaignLock
+from lynx_engine.lock import CampaignLock
+from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
 from lynx_engine.provenance.environment import make_workspace_key
-from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
-from lynx_engine.provenance.store import read_history, sync_folder, write_part
+from lynx_engine.provenance.store import read_history
+from lynx_engine.publisher import Publisher
+from lynx_engine.rules import Again, DeviceHealth, Tries
 from lynx_engine.survey import CLIPS_FOLDER, FaceKey, Preflight, face_key, intact_clips
 from lynx_engine.variants import get_variant
-from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
+from lynx_engine.worker import FaceRequest, RenderTask
 
 if TYPE_CHECKING:
     from lynx_engine.identity.embed import SubjectFace
-    from lynx_engine.pool import Pool
+    from lynx_engine.pool.protocol import Pool
     from lynx_engine.settings import Settings
+    from lynx_engine.worker import ClipDraft
 
 logger = logging.getLogger(__name__)
 
 
-class Observer(Protocol):
-    """Somebody who watches; called from several threads."""
-
-    def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
-        """A row reached step `done` of `total` in stage `name`."""
-        ...
-
-    def finished(self, planned: PlannedJob, result: RenderResult) -> None:
-        """A row ended."""
-        ...
-
-    def stopping(self, drain_s: float) -> None:
-        """No further row begins; rows in flight have `drain_s` seconds."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class CampaignSummary:
-    """How a run ended.
-
-    Attributes:
-        campaign: Campaign name.
-        run_id: Id of this run in the records.
-        rendered: Rows whose clip was published by this run.
-        done_before: Rows that were done already.
-        failed: Rows that failed, are held, or could not be planned.
-        interrupted: Rows left for the next run.
-        bugs: Rows that failed by a fault of ours.
-        paused: Why the campaign cannot go on now, or "".
-        stopped_by: Number of the signal that ended the run early, or 0.
-        failures: Clip name -> code and message.
-        clips: The folder of the clips.
-    """
-
-    campaign: str
-    run_id: str
-    rendered: int
-    done_before: int
-    failed: int
-    interrupted: int
-    bugs: int
-    paused: str
-    stopped_by: int
-    failures: Mapping[str, str]
-    clips: Path
-
-    @property
-    def exit_code(self) -> int:
-        """What the shell is told: 128 + a signal's number, then 3, then 5, then 1."""
-        if self.stopped_by:
-            return 128 + self.stopped_by
-        if self.bugs:
-            return ExitCode.BUG
-        if self.paused:
-            return ExitCode.PAUSED
-        return ExitCode.ROWS_FAILED if self.failed else ExitCode.OK
-
-
-def idle_summary(plan: RenderPlan, settings: Settings) -> CampaignSummary:
-    """Return the summary of a plan with nothing to run."""
-    return CampaignSummary(
-        campaign=plan.campaign,
-        run_id="",
-        rendered=0,
-        done_before=len(plan.done),
-        failed=len(plan.held) + len(plan.problems),
-        interrupted=0,
-        bugs=0,
-        paused="",
-        stopped_by=0,
-        failures={},
-        clips=settings.campaign_dir(plan.campaign) / CLIPS_FOLDER,
-    )
-
-
 class Campaign:
-    """A plan being run; made by `open_campaign`, which holds the lock."""
+    """A plan being run; made by `open_campaign`, under the lock."""
 
     def __init__(
         self,
         plan: RenderPlan,
         pool: Pool,
         *,
+        lock: CampaignLock,
         settings: Settings,
         faces: Preflight,
         observer: Observer,
@@ -137,31 +73,45 @@ class Campaign:
         """Take what a run needs; see `open_campaign`."""
         self.plan = plan
         self.run_id = secrets.token_hex(8)
-        self._settings = settings
-        self._folder = settings.campaign_dir(plan.campaign)
-        self._clips = self._folder / CLIPS_FOLDER
+        self.stopped_by = 0
+        self.outcomes = Outcomes()
+        self._lock = lock
         self._pool = pool
         self._preflight = faces
         self._observer = observer
-        self._key = make_workspace_key(settings.state_dir)
-        self._writing = threading.Lock()
-        self._embedding = threading.Lock()
+        self._dispatcher = Dispatcher(plan.to_run, pool.devices)
+        key = make_workspace_key(settings.state_dir)
+        self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
+        self._health = DeviceHealth()
+        self._blocked: dict[str, str] = {}
+        self._broken: dict[Model, str] = {}
+        self._tries: dict[str, Tries] = {}
         self._faces: dict[tuple[FaceKey, str], SubjectFace] = {}
-        self._outcomes: Counter[type[RenderResult]] = Counter()
-        self._failures: dict[str, str] = {}
-        self._bugs = 0
+        self._face_locks: dict[tuple[FaceKey, str], threading.Lock] = {}
         self._paused = ""
-        self.stopped_by = 0
         self._in_flight = 0
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
 
     @property
     def devices(self) -> int:
         """How many rows render at a time."""
         return len(self._pool.devices)
 
+    def turns(self, *, threads: int = 1) -> Generator[Turn]:
+        """Give rows to render as devices get room for them; ends when none is left.
+
+        Args:
+            threads: How many rows the caller can render at a time; no more are given before one
+                of them ended.
+        """
+        while (turn := self._dispatcher.next_turn(threads)) is not None:
+            yield turn
+
     def stop(self, signal_number: int, *, drain_s: float) -> None:
         """Begin no further row; rows in flight may finish, and with none there is no wait."""
         self.stopped_by = signal_number
+        self._begin_nothing()
         if self._in_flight:
             logger.warning("stopping; rows in flight get %.0f s", drain_s)
             self._observer.stopping(drain_s)
@@ -170,62 +120,164 @@ class Campaign:
 
     def abandon(self) -> None:
         """End the rows in flight now; they are recorded as interrupted."""
+        self._begin_nothing()
         self._pool.abandon()
 
-    def prepare_subject(self, job: RenderJob) -> SubjectFace | None:
-        """Return the job's face, embedded once for all jobs that share photo and recogniser.
+    def _begin_nothing(self) -> None:
+        self._stopping.set()
+        self._dispatcher.stop()
 
-        Raises:
-            RowError: As `Pool.embed_face`.
-        """
+    def render_row(self, turn: Turn) -> RenderResult:
+        """Render, publish and record one row. A failure is a result, never an exception."""
+        planned = turn.planned
+        with self._guard:
+            tries = self._tries[planned.job.job_id] = Tries(deaths=planned.deaths)
+        try:
+            result = self._attempts(turn, tries)
+        except Exception as error:  # noqa: BLE001  # a row that cannot even be recorded
+            result = Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
+        finally:
+            self._dispatcher.done(turn)
+        self.outcomes.add(turn.planned, result)
+        self._observer.finished(turn.planned, result)
+        return result
+
+    def _attempts(self, turn: Turn, tries: Tries) -> RenderResult:
+        """Let a row have its turns until it is rendered or has failed for good."""
+        while True:
+            try:
+                self._dispatcher.start(turn)
+            except NoDeviceError:
+                return self._leave(turn.planned, tries)
+            with self._guard:
+                self._in_flight += 1
+            try:
+                ended = self._attempt(turn, tries)
+            finally:
+                with self._guard:
+                    self._in_flight -= 1
+            if not isinstance(ended, Again):
+                return ended
+            if self._stopping.wait(ended.wait_s):
+                return self._leave(turn.planned, tries)
+            try:
+                self._dispatcher.again(turn, elsewhere=ended.elsewhere, last=ended.last)
+            except NoDeviceError:
+                return self._leave(turn.planned, tries)
+
+    def _leave(self, planned: PlannedJob, tries: Tries) -> Interrupted:
+        """Leave a row to the next run."""
+        self._settle(planned, tries)
+        return Interrupted()
+
+    def _settle(self, planned: PlannedJob, tries: Tries) -> None:
+        """Record that the latest failure was the device's: the next run goes by the log."""
+        if tries.pardoned:
+            tries.pardoned = False
+            self._record(planned, Interrupted(), datetime.now(UTC))
+
+    def _attempt(self, turn: Turn, tries: Tries) -> RenderResult | Again:
+        """Render once; the device is free again before the clip is published."""
+        started_at = datetime.now(UTC)
+        on_device = True
+        try:
+            draft = self._render(turn)
+            on_device = False
+            with self._guard:
+                bad = self._health.rendered(turn.device, turn.planned.job.job_id)
+            self._dispatcher.end(turn)
+            if bad:
+                self._block(bad[0], "rows that failed on it come out well on others", bad[1])
+            return self._publisher.publish(turn.planned, draft)
+        except DeviceLostError as error:
+            self._block(turn.device, str(error), ())
+            return Again(elsewhere=True)
+        except Exception as error:  # noqa: BLE001  # one row's failure must not stop the others
+            return self._after(turn, error, tries, started_at=started_at, on_device=on_device)
+        finally:
+            # Not before a failure was judged: a device that is bad gets no further row.
+            self._dispatcher.end(turn)
+
+    def _render(self, turn: Turn) -> ClipDraft:
+        job = turn.planned.job
+        if job.job_id in self._preflight.problems:
+            raise RowError(ErrorCode.FACE, self._preflight.problems[job.job_id].text)
+        if model_of(job) in self._broken:
+            raise RowError(ErrorCode.WEIGHTS, self._broken[model_of(job)])
+        face = self._face_of(job, turn.device)
+        name = f"{job.job_id[:12]}-a{turn.planned.attempt}-{secrets.token_hex(8)}.mp4"
+        path = self._publisher.drafts / name
+        # Made here, so that nobody else's file or link can stand under this name.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        try:
+            return self._pool.render(
+                turn.device,
+                RenderTask(job, face, path),
+                lambda stage, done, total: self._observer.stage(job, stage, done, total),
+            )
+        except BaseException:
+            path.unlink(missing_ok=True)  # a process that died could not
+            raise
+
+    def _face_of(self, job: RenderJob, device: str) -> SubjectFace | None:
+        """Return the job's face, embedded once for all jobs that share photo and recogniser."""
         if job.photo is None:
             return None
         face = face_key(job)
         key = (face, get_variant(job.variant).face_encoder)
-        with self._embedding:
-            if key not in self._faces:
-                self._faces[key] = self._pool.embed_face(
-                    FaceRequest(
-                        variant=job.variant,
-                        precision=job.precision,
-                        photo=job.photo.resolve(),
-                        photo_digest=job.subject_digest,
-                        landmarks=self._preflight.landmarks[face],
-                    )
-                )
+        with self._guard:
+            embedding = self._face_locks.setdefault(key, threading.Lock())
+        if key in self._faces:
             return self._faces[key]
-
-    def render_row(self, planned: PlannedJob) -> RenderResult:
-        """Render, publish and record one row. A failure is a result, never an exception."""
-        if self.stopped_by or self._paused:
-            result: RenderResult = Interrupted()
-        else:
-            with self._writing:
-                self._in_flight += 1
-            result = self._attempt(planned)
-            with self._writing:
-                self._in_flight -= 1
-        with self._writing:
-            self._outcomes[type(result)] += 1
-            if isinstance(result, Failed):
-                self._bugs += result.code is ErrorCode.INTERNAL
-                self._failures[planned.job.clip_name] = f"{result.code}: {result.message}"
-        self._observer.finished(planned, result)
-        return result
-
-    def _attempt(self, planned: PlannedJob) -> RenderResult:
-        started_at = datetime.now(UTC)
+        if not embedding.acquire(blocking=False):
+            # Another device embeds this face; this one loads its model meanwhile.
+            self._pool.load(device, job.variant, job.precision)
+            embedding.acquire()
         try:
-            draft = self._render(planned)
-            return self._publish(planned, draft)
-        except Exception as error:  # noqa: BLE001  # one row's failure must not stop the others
-            result = self._result_of(planned, error)
-        if isinstance(result, Interrupted) and self._paused:
+            if key not in self._faces:
+                request = FaceRequest(
+                    variant=job.variant,
+                    precision=job.precision,
+                    photo=job.photo.resolve(),
+                    photo_digest=job.subject_digest,
+                    landmarks=self._preflight.landmarks[face],
+                )
+                self._faces[key] = self._pool.embed_face(device, request)
+        finally:
+            embedding.release()
+        return self._faces[key]
+
+    def _after(
+        self, turn: Turn, error: Exception, tries: Tries, *, started_at: datetime, on_device: bool
+    ) -> RenderResult | Again:
+        """Record a failed attempt, and say whether the row runs again."""
+        result = self._result_of(turn.planned, error)
+        if isinstance(result, Interrupted):
+            if not self._paused:
+                self._record(turn.planned, result, started_at)
             return result
-        return self._record(planned, started_at, result)
+        again = tries.after(result.code, transient=_is_transient(error))
+        if result.code is ErrorCode.WORKER_DIED and again is None:
+            told = f"{result.message} It is quarantined: only `lynx-engine retry` runs it again."
+            result = replace(result, message=told)
+        self._settle(turn.planned, tries)
+        if not self._record(turn.planned, result, started_at):
+            return Interrupted()
+        if result.code is ErrorCode.WEIGHTS:
+            self._broken[model_of(turn.planned.job)] = result.message
+        turn.planned = replace(turn.planned, attempt=turn.planned.attempt + 1)
+        if on_device:
+            job_id = turn.planned.job.job_id
+            with self._guard:
+                bad = self._health.failed(turn.device, job_id, result.code)
+            if bad:
+                self._block(turn.device, f"{len(bad[1])} rows in a row killed its process", bad[1])
+                self._settle(turn.planned, tries)
+                return Again(elsewhere=True)
+        return again or result
 
     def _result_of(self, planned: PlannedJob, error: Exception) -> Failed | Interrupted:
-        """Return what a failure means: the table of failure rules, in one place."""
+        """Return what a failed attempt is called in the record."""
         match error:
             case AbandonedError():
                 return Interrupted()
@@ -234,103 +286,66 @@ class Campaign:
             case RowError():
                 return Failed(error.code, str(error))
             case OSError() if error.errno in UNWRITABLE:
-                return self._pause(f"{error.filename or self._folder}: {error.strerror}")
+                return self._pause(f"{error.filename or self._lock.folder}: {error.strerror}")
+            case OSError() if error.errno in PASSING:
+                return Failed(ErrorCode.IO, f"{error.filename or 'a file'}: {error.strerror}.")
             case _:
-                return Failed(ErrorCode.INTERNAL, self._keep_traceback(planned, error))
+                return Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
 
-    def _render(self, planned: PlannedJob) -> ClipDraft:
-        job = planned.job
-        if job.job_id in self._preflight.problems:
-            raise RowError(ErrorCode.FACE, self._preflight.problems[job.job_id].text)
-        face = self.prepare_subject(job)
-        name = f"{job.job_id[:12]}-a{planned.attempt}-{secrets.token_hex(8)}.mp4"
-        path = (self._folder / DRAFTS_FOLDER / name).resolve()
-        # Made here, so that nobody else's file or link can stand under this name.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        return self._pool.render(
-            RenderTask(job, face, path),
-            lambda stage, done, total: self._observer.stage(job, stage, done, total),
-        )
-
-    def _publish(self, planned: PlannedJob, draft: ClipDraft) -> RenderResult:
-        """Give a checked clip its name, then write its record.
-
-        A crash between the two leaves one clip without a row, which the next run renders over.
-        """
-        result = Rendered(planned.job.clip_name, draft.clip, draft.worker)
-        with self._writing:
-            draft.path.chmod(0o666 & ~_umask())
-            draft.path.replace(self._clips / result.clip)
-            sync_folder(self._clips)
-        return self._record(planned, draft.started_at, result)
-
-    def _record(
-        self, planned: PlannedJob, started_at: datetime, result: RenderResult
-    ) -> RenderResult:
-        clip = planned.job.clip_name
-        match result:
-            case Rendered():
-                logger.info("rendered %s on %s", clip, result.worker.device)
-            case Failed():
-                logger.warning("failed %s: %s: %s", clip, result.code, result.message)
-            case Interrupted():
-                logger.warning("interrupted %s", clip)
-        record = make_record(
-            planned,
-            result,
-            run_id=self.run_id,
-            started_at=started_at,
-            finished_at=datetime.now(UTC),
-            key=self._key,
-        )
+    def _record(self, planned: PlannedJob, result: RenderResult, started_at: datetime) -> bool:
+        """Record an attempt; return False if the disk takes no record, which pauses the run."""
         try:
-            with self._writing:
-                write_part(self._folder / LOG_FOLDER, record)
+            self._publisher.record(planned, result, started_at=started_at)
         except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
-            return self._pause(f"{self._folder / LOG_FOLDER}: {error.strerror}")
-        return result
+            self._pause(f"{self._lock.folder / LOG_FOLDER}: {error.strerror}")
+            return False
+        return True
 
-    def _keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
-        path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
-        words = "".join(traceback.format_exception(error))
-        told = f"unexpected {type(error).__name__}: {error}."
-        try:
-            path.write_text(words, encoding="utf-8")
-        except OSError:
-            logger.exception("no room for the traceback of %s", planned.job.clip_name)
-            return told
-        return f"{told} The traceback is in {path}."
+    def _block(self, device: str, why: str, blamed: tuple[str, ...]) -> None:
+        """Give a device no further row; the rows that failed on it are not charged."""
+        logger.error("%s gets no further row: %s", device, why)
+        # Before it is blocked: with the last device, rows that wait for it leave at once.
+        for job_id in blamed:
+            with self._guard:
+                self._tries[job_id].pardon()
+        self._blocked[device] = why
+        self._dispatcher.block(device)
+        for planned in self.outcomes.take_back(blamed):
+            # The latest word on a row decides what becomes of it: it is not the row's failure.
+            self._record(planned, Interrupted(), datetime.now(UTC))
+            self._dispatcher.put_back(replace(planned, deaths=0))
+        if not self._dispatcher.devices_left:
+            self._pause(f"no device is left: {why} ({device})")
 
     def _pause(self, why: str) -> Interrupted:
         """Stop the campaign without a mark on any row: the disk may not take a record now."""
-        self._paused = why
+        self._paused = self._paused or why
         logger.error("paused: %s", why)
+        self._begin_nothing()
         return Interrupted()
+
+    def close(self) -> None:
+        """Leave the log in one file."""
+        self._publisher.fold()
 
     def summary(self) -> CampaignSummary:
         """Return how the run ended so far."""
-        ended = self._outcomes[Rendered] + self._outcomes[Failed]
-        idle = idle_summary(self.plan, self._settings)
+        idle = idle_summary(self.plan, self._lock.folder / CLIPS_FOLDER)
+        counted = self.outcomes.fill(idle, planned=len(self.plan.to_run))
         return replace(
-            idle,
+            counted,
             run_id=self.run_id,
-            rendered=self._outcomes[Rendered],
-            failed=idle.failed + self._outcomes[Failed],
-            interrupted=len(self.plan.to_run) - ended,
-            bugs=self._bugs,
             paused=self._paused,
             stopped_by=self.stopped_by,
-            failures=dict(self._failures),
+            blocked=dict(self._blocked),
+            adopted=self._lock.recovered.adopted,
         )
 
 
-def _umask() -> int:
-    # The mask can only be read by setting it; the campaign is the one writer of this process.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, RowError):
+        return error.transient
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 @contextmanager
@@ -355,11 +370,18 @@ def open_campaign(
 
     Raises:
         DamagedError: If the log was damaged since the plan was made.
+        PausedError: If the disk cannot be read or written.
     """
-    plan = _without_finished(plan, lock.folder)
+    with pausing(lock.folder):
+        plan = _without_finished(plan, lock.folder)
+        campaign = Campaign(
+            plan, pool, lock=lock, settings=settings, faces=faces, observer=observer
+        )
     logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
-    campaign = Campaign(plan, pool, settings=settings, faces=faces, observer=observer)
-    yield campaign
+    try:
+        yield campaign
+    finally:
+        campaign.close()
     logger.info("%s: %d rendered", plan.campaign, campaign.summary().rendered)
 
 

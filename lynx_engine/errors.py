@@ -7,7 +7,8 @@ about; the module that finds a fault writes the letter.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from functools import lru_cache
@@ -36,6 +37,7 @@ class ErrorCode(StrEnum):
         ENCODER: ffmpeg failed or wrote nothing usable.
         BAD_CLIP: The clip decoded to a wrong count, size or rate, or to a blank picture.
         BAD_FRAMES: The model produced NaN or a picture without content.
+        IO: Reading or writing failed in a way that often passes (network disk, busy file).
         OUT_OF_MEMORY: The device ran out of memory.
         WORKER_DIED: The device process ended while it held the row.
         DISK: The disk is full, read-only or out of quota.
@@ -48,6 +50,7 @@ class ErrorCode(StrEnum):
     ENCODER = "encoder"
     BAD_CLIP = "bad_clip"
     BAD_FRAMES = "bad_frames"
+    IO = "io"
     OUT_OF_MEMORY = "out_of_memory"
     WORKER_DIED = "worker_died"
     DISK = "disk"
@@ -140,6 +143,10 @@ class AbandonedError(LynxError):
     """A row in flight was given up because the run is being stopped."""
 
 
+class DeviceLostError(LynxError):
+    """A device cannot be had any more; its row is not charged."""
+
+
 class PausedError(LynxError):
     """The campaign cannot go on now (disk full, no device); nothing is marked failed."""
 
@@ -162,6 +169,21 @@ UNWRITABLE = frozenset(
 )
 """System errors that a person mends outside the program: a full, read-only or wrong place."""
 
+PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+"""System errors that often pass by themselves, on network disks above all."""
+
 
 def pause_for(error: OSError, place: object) -> PausedError:
     """Return the letter for a place that cannot be written; `place` serves if none is named."""
@@ -169,6 +191,17 @@ def pause_for(error: OSError, place: object) -> PausedError:
         f"{error.filename or place}: {error.strerror}. Nothing is lost: make room, or make it "
         "writable, and run the same command again."
     )
+
+
+@contextmanager
+def pausing(place: object) -> Generator[None]:
+    """Turn a disk that refuses into `PausedError`; `place` is named where the error names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            raise pause_for(error, place) from None
+        raise
 
 
 class LockedError(LynxError):

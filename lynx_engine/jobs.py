@@ -188,6 +188,7 @@ class PastResult:
         clip: File name of the published clip, or "".
         request: `RenderJob.request()` of that time.
         finished_at: UTC, ISO 8601.
+        deaths: Times in a row, to the latest attempt, that this request killed its worker.
     """
 
     job_id: str
@@ -198,6 +199,7 @@ class PastResult:
     clip: str
     request: Mapping[str, str | int | float]
     finished_at: str
+    deaths: int = 0
 
 
 class Reason(StrEnum):
@@ -220,12 +222,15 @@ class PlannedJob:
         reason: The kind of reason.
         why: The reason in words, naming the field that changed.
         attempt: 1 for the first attempt at this request, counted over all runs.
+        deaths: Workers that this request killed in a row before; 0 when a person asked for it
+            again.
     """
 
     job: RenderJob
     reason: Reason
     why: str
     attempt: int
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +295,7 @@ class WorkerFacts:
         threads: CPU threads of torch; sums over another number of them round differently.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.
+        memory_rungs: Rungs of the memory ladder in force, in the order they were taken.
     """
 
     device: str
@@ -300,6 +306,7 @@ class WorkerFacts:
     threads: int
     peak_memory_bytes: int
     weights: Mapping[str, str]
+    memory_rungs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,20 @@ class Settings(BaseSettings):
     server_start_s: float = Field(
         default=90.0, gt=0, description="Seconds the local Prefect server may take to start."
     )
+    worker_start_s: float = Field(
+        default=120.0, gt=0, description="Seconds a device process may take to say hello."
+    )
+    deadline_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds without a sign of life before any step alike was measured.",
+    )
+    deadline_floor_s: float = Field(
+        default=60.0, gt=0, description="Seconds without a sign of life that are always allowed."
+    )
+    disk_check: bool = Field(
+        default=True, description="Refuse to start when the clips will not fit on the disk."
+    )
 
     @classmethod
     def settings_customise_sources(

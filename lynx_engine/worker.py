@@ -7,33 +7,43 @@ It knows neither Dask nor Prefect.
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.jobs import ClipFacts, RenderJob, WorkerFacts
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
+from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.variants import get_variant
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lynx_engine.engine import RenderEngine
     from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OnStage = Callable[[str, int, int], None]
-"""Told of progress: stage name, steps done, steps in all."""
+POISONED = 70
+"""Exit code of a device process whose device answers nothing any more."""
+
+_KEPT_RENDERINGS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class WorkerSetup:
         models_dir: Downloaded weights, in the public layout.
         cache_dir: Weights made on this machine.
         threads: CPU threads of torch.
+        expendable: Whether the process may end itself when its device is lost; a pool replaces it.
     """
 
     device: str
@@ -53,6 +64,21 @@ class WorkerSetup:
     models_dir: Path
     cache_dir: Path
     threads: int
+    expendable: bool
+
+
+def setup_for(
+    settings: Settings, device: str, torch_device: str, *, expendable: bool
+) -> WorkerSetup:
+    """Return the setup of a device under the settings of a run."""
+    return WorkerSetup(
+        device=device,
+        torch_device=torch_device,
+        models_dir=settings.models_dir.resolve(),
+        cache_dir=settings.cache.resolve(),
+        threads=settings.threads,
+        expendable=expendable,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +137,12 @@ class DeviceWorker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         """Take the device; nothing is loaded before the first request."""
-        import torch
-
-        torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._engine: RenderEngine | None = None
-        self._engine_key = ("", "")
-        self._weights: dict[str, str] = {}
+        self._loaded: LoadedEngine | None = None
+        self._loaded_key = ("", "")
         self._uncharged_load_s = 0.0
+        # Frames that could not be encoded yet: an encoder's fault must not cost a rendering.
+        self._unencoded: OrderedDict[str, Rendering] = OrderedDict()
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -127,27 +151,29 @@ class DeviceWorker:
             RowError: With code `image` (also if the photo changed since planning) or `weights`.
         """
         _check_unchanged(request)
-        engine = self._load(request.variant, request.precision)
-        return engine.embed_face(read_photo(request.photo), request.landmarks)
+        with self._faults():
+            engine = self.load(request.variant, request.precision).engine
+            return engine.embed_face(read_photo(request.photo), request.landmarks)
 
     def render(self, task: RenderTask, on_stage: OnStage) -> ClipDraft:
         """Render, encode and check one clip.
+
+        Frames that the encoder failed on are kept for the next attempt at the same job.
 
         Raises:
             RowError: With the code of the stage that failed; the temp file is gone then.
         """
         started_at = datetime.now(UTC)
         job = task.job
-        on_stage("load", 0, 1)
-        engine = self._load(job.variant, job.precision)
-        load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
-        rendering = engine.render(job, task.face, on_stage=on_stage)
-        clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
-            on_stage("encode", 0, 1)
-            _, encode_s = _timed(partial(encode_clip, rendering.frames, task.draft, clip))
-            on_stage("check", 0, 1)
-            facts, check_s = _timed(partial(check_clip, task.draft, clip))
+            with self._faults():
+                on_stage("load", 0, 1)
+                loaded = self.load(job.variant, job.precision)
+                load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
+                rendering = self._unencoded.pop(job.job_id, None) or loaded.engine.render(
+                    job, task.face, on_stage=on_stage
+                )
+                facts, finishing_s = self._finish(task, rendering, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
             raise
@@ -159,45 +185,87 @@ class DeviceWorker:
                 device_name=_device_name(self._setup.torch_device),
                 attention_backend=rendering.attention_backend,
                 memory_tier=rendering.memory_tier,
-                stages_s={
-                    "load": load_s,
-                    **rendering.stages_s,
-                    "encode": encode_s,
-                    "check": check_s,
-                },
+                memory_rungs=rendering.memory_rungs,
+                stages_s={"load": load_s, **rendering.stages_s, **finishing_s},
                 threads=self._setup.threads,
                 peak_memory_bytes=rendering.peak_memory_bytes,
-                weights=self._weights,
+                weights=loaded.weights,
             ),
             started_at=started_at,
         )
 
-    def _load(self, variant: str, precision: str) -> RenderEngine:
-        """Return the engine of a variant; the clip that comes next is charged with its load."""
-        if self._engine is not None and self._engine_key == (variant, precision):
-            return self._engine
-        from lynx_engine.engine import RenderEngine
-        from lynx_engine.models.checkpoint import ensure_weights
-        from lynx_engine.models.fingerprint import locked_digests, required_files
+    def _finish(
+        self, task: RenderTask, rendering: Rendering, on_stage: OnStage
+    ) -> tuple[ClipFacts, dict[str, float]]:
+        """Encode and check the clip; return its facts and the seconds of both."""
+        job = task.job
+        clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
+        try:
+            on_stage("encode", 0, 1)
+            _, encode_s = _timed(partial(encode_clip, rendering.frames, task.draft, clip))
+            on_stage("check", 0, 1)
+            facts, check_s = _timed(partial(check_clip, task.draft, clip))
+        except RowError as error:
+            if error.transient:
+                self._unencoded[job.job_id] = rendering
+                if len(self._unencoded) > _KEPT_RENDERINGS:
+                    self._unencoded.popitem(last=False)
+            raise
+        return facts, {"encode": encode_s, "check": check_s}
 
-        self._engine = None  # the old model leaves the device before the new one comes
+    @contextmanager
+    def _faults(self) -> Generator[None]:
+        """Give faults of disk and device their meaning."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            told = f"{error.filename or 'a file'}: {error.strerror}."
+            raise RowError(ErrorCode.IO, told, transient=True) from error
+        except Exception as error:
+            if self._setup.expendable and _poisons_device(error):
+                # Nothing runs on this device in this process any more. The pool replaces it.
+                traceback.print_exception(error)
+                os._exit(POISONED)
+            raise
+
+    def load(self, variant: str, precision: str) -> LoadedEngine:
+        """Return the engine of a variant; the clip that comes next is charged with its load.
+
+        Raises:
+            RowError: With code `weights` or `out_of_memory`.
+        """
+        if self._loaded is not None and self._loaded_key == (variant, precision):
+            return self._loaded
         started = time.monotonic()
+        self._loaded = None  # the old model leaves the device before the new one comes
         spec = get_variant(variant)
-        weights_dir = ensure_weights(
-            spec, models_dir=self._setup.models_dir, cache_dir=self._setup.cache_dir
+        module, _, function = spec.loader.partition(":")
+        load_engine: EngineLoader = getattr(import_module(module), function)
+        setup = self._setup
+        self._loaded = load_engine(
+            spec,
+            EnginePlace(
+                device=setup.torch_device,
+                precision=precision,
+                models_dir=setup.models_dir,
+                cache_dir=setup.cache_dir,
+                threads=setup.threads,
+            ),
         )
-        self._engine = RenderEngine.load(
-            spec, weights_dir=weights_dir, device=self._setup.torch_device, precision=precision
-        )
-        self._engine_key = (variant, precision)
-        locked = locked_digests(weights_dir)
-        self._weights = {
-            path: locked[path] for path in required_files(spec, weights_dir) if path in locked
-        }
+        self._loaded_key = (variant, precision)
         load_s = time.monotonic() - started
         self._uncharged_load_s += load_s
-        logger.info("loaded %s on %s in %.1f s", variant, self._setup.device, load_s)
-        return self._engine
+        logger.info("loaded %s on %s in %.1f s", variant, setup.device, load_s)
+        return self._loaded
+
+
+def _poisons_device(error: Exception) -> bool:
+    """Whether torch says that the device answers nothing further in this process."""
+    torch = sys.modules.get("torch")
+    kind = getattr(torch, "AcceleratorError", None)
+    return kind is not None and isinstance(error, kind)
 
 
 def _check_unchanged(request: FaceRequest) -> None:
@@ -214,10 +282,8 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _device_name(torch_device: str) -> str:
-    import platform
-
-    import torch
-
     if torch_device == "cpu":
         return platform.processor() or platform.machine()
+    import torch
+
     return torch.cuda.get_device_name(torch_device)

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from lynx_engine import __version__
-from lynx_engine.cli import check, init, log, plan, render, retry, show, status, variants
+from lynx_engine.cli import (
+    cancel,
+    check,
+    clean,
+    init,
+    log,
+    plan,
+    render,
+    retry,
+    schedule,
+    show,
+    status,
+    variants,
+)
 from lynx_engine.errors import UNWRITABLE, ExitCode, LynxError, pause_for
 
 app = typer.Typer(
@@ -25,8 +38,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (init, check, plan, render, retry, status, show, log, variants):
+for module in (init, check, plan, render, retry, status, cancel, show, log, clean, variants):
     app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
+
+app.add_typer(schedule.app, name="schedule")
 
 
 def _show_version(asked: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,8 @@ def visible(text: str, *, keep_newlines: bool = False) -> str:
 
 
 def say(text: str = "") -> None:
-    """Print a result line to stdout."""
-    print(visible(text, keep_newlines=True))
+    """Print a result line to stdout, at once: a pipe may be watched."""
+    print(visible(text, keep_newlines=True), flush=True)
 
 
 def say_json(value: object) -> None:
@@ -121,6 +121,21 @@ def progress_bars() -> Generator[Progress]:
         transient=True,
     ) as progress:
         yield progress
+
+
+@contextmanager
+def screen() -> Generator[Callable[[str], None]]:
+    """Give a function that shows a text on stdout in place of the one before, for a terminal."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=_stdout(), auto_refresh=False, transient=True) as live:
+        yield lambda text: live.update(Text(visible(text, keep_newlines=True)), refresh=True)
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person watches stdout."""
+    return sys.stdout.isatty()
 
 
 def stderr_is_terminal() -> bool:

@@ -11,6 +11,10 @@ ManifestArgument = Annotated[
     Path, typer.Argument(help="Manifest: .yaml, .csv or .jsonl.", metavar="MANIFEST")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+CampaignArgument = Annotated[str, typer.Argument(help="Campaign name or manifest.")]
+AnyCampaignArgument = Annotated[
+    str | None, typer.Argument(help="Campaign name or manifest; every campaign by default.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]
 OnlyOption = Annotated[
     list[str] | None,
@@ -30,6 +34,13 @@ SkipOption = Annotated[
 DevicesOption = Annotated[
     str,
     typer.Option(metavar="LIST", help="auto (every GPU, else the CPU), cpu:2, or cuda:0,cuda:2."),
+]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Render on the workers of a running Dask cluster, as tcp://host:8786.",
+    ),
 ]
 InProcessOption = Annotated[
     bool, typer.Option("--in-process", help="Without Prefect and Dask, for debugging.")

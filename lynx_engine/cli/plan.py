@@ -29,13 +29,15 @@ def command(
 ) -> None:
     """Say for every row whether it would run, is done, or waits for you, and why."""
     from lynx_engine.cli.console import note, say, say_json, show_table
+    from lynx_engine.diskspace import bytes_in_words, estimate_bytes, measured_sizes
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.settings import load_settings
-    from lynx_engine.survey import gather_facts
+    from lynx_engine.survey import CLIPS_FOLDER, gather_facts
 
+    settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
-    facts = gather_facts(read, load_settings(manifest))
+    facts = gather_facts(read, settings)
     plan = plan_renders(
         read,
         facts,
@@ -43,8 +45,10 @@ def command(
         only=parse_only(only),
         limit=limit,
     )
+    clips = settings.campaign_dir(plan.campaign) / CLIPS_FOLDER
+    disk = estimate_bytes(plan, measured_sizes(facts.by_job.values(), clips))
     if json:
-        say_json(_as_json(plan, facts))
+        say_json(_as_json(plan, facts, disk))
         return
     waiting = [
         *((p.job, "run", p.why) for p in plan.to_run),
@@ -61,12 +65,13 @@ def command(
         f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done"
         + (f", {len(plan.held)} held" if plan.held else "")
         + (f", {len(plan.problems)} problems" if plan.problems else "")
+        + (f"; about {bytes_in_words(disk)} of disk" if plan.to_run else "")
     )
     for problem in plan.problems:
         note(str(problem))
 
 
-def _as_json(plan: RenderPlan, facts: PlanFacts) -> dict[str, object]:
+def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]:
     return {
         "campaign": plan.campaign,
         "to_run": [
@@ -86,6 +91,7 @@ def _as_json(plan: RenderPlan, facts: PlanFacts) -> dict[str, object]:
         "done": [
             {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip} for job in plan.done
         ],
+        "disk_bytes": disk,
         "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
         "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
     }

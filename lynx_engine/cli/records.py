@@ -30,8 +30,13 @@ def settings_for(given: str | None) -> Settings:
     return load_settings(Path(given) if given and Path(given).exists() else None)
 
 
-def campaign_named(given: str, settings: Settings) -> str:
+def campaign_named(given: str, settings: Settings, *, outcome: str = "nothing to show") -> str:
     """Return the campaign a person means by its name or by its manifest.
+
+    Args:
+        given: The name, or the path of the manifest.
+        settings: Where to look.
+        outcome: What did not happen if there is none, as `RefusedError` says it.
 
     Raises:
         RefusedError: If it has never been rendered here.
@@ -44,7 +49,7 @@ def campaign_named(given: str, settings: Settings) -> str:
     known = campaigns_of(settings)
     if name not in known:
         text = f"no campaign of that name in {settings.outputs_dir}{nearest(name, known)}"
-        raise RefusedError([Problem(given, text)], outcome="nothing to show")
+        raise RefusedError([Problem(given, text)], outcome=outcome)
     return name
 
 

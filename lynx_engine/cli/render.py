@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lynx_engine.cli.options import (
+    ClusterOption,
     DevicesOption,
     InProcessOption,
     JsonOption,
@@ -26,12 +24,15 @@ from lynx_engine.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lynx_engine.campaign import CampaignSummary
     from lynx_engine.history import RetryFilter
-    from lynx_engine.jobs import RenderPlan
+    from lynx_engine.jobs import PastResult, RenderPlan
     from lynx_engine.manifest.values import Manifest
+    from lynx_engine.outcomes import CampaignSummary
     from lynx_engine.planning import PlanFacts
     from lynx_engine.settings import Settings
+
+_CLIPS_NAMED = 3
+_REASONS_TOLD = 20
 
 MENDED_BY_HAND = ("face", "image")
 """Failures that come back until the photo is another one."""
@@ -45,6 +46,7 @@ class RunOptions:
 
     skip_bad_rows: bool
     devices: str
+    cluster: str
     in_process: bool
     quiet: bool
     as_json: bool
@@ -56,6 +58,7 @@ def command(
     limit: LimitOption = None,
     skip_bad_rows: SkipOption = False,
     devices: DevicesOption = "auto",
+    cluster: ClusterOption = "",
     in_process: InProcessOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -64,6 +67,7 @@ def command(
     options = RunOptions(
         skip_bad_rows=skip_bad_rows,
         devices=devices,
+        cluster=cluster,
         in_process=in_process,
         quiet=quiet,
         as_json=json,
@@ -85,10 +89,11 @@ def render_manifest(
         LynxError: As reading, planning and rendering do.
         typer.Exit: With the run's exit code, unless it is 0.
     """
-    from lynx_engine.campaign import idle_summary
     from lynx_engine.cli.console import note, say, say_json
+    from lynx_engine.outcomes import idle_summary
     from lynx_engine.planning import plan_renders
     from lynx_engine.settings import load_settings
+    from lynx_engine.survey import CLIPS_FOLDER
 
     settings = load_settings(manifest)
 
@@ -96,12 +101,16 @@ def render_manifest(
         skip = options.skip_bad_rows
         return plan_renders(read, facts, skip_bad_rows=skip, only=only, limit=limit, retry=retry)
 
-    plan = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
+    plan, past = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
     for problem in plan.problems:
         note(str(problem))
     for held in plan.held:
         note(f"{held.job.where}: held: {held.why}")
-    summary = _run(plan, settings, options) if plan.to_run else idle_summary(plan, settings)
+    summary = (
+        _run(plan, past, settings, options)
+        if plan.to_run
+        else idle_summary(plan, settings.campaign_dir(plan.campaign) / CLIPS_FOLDER)
+    )
     told = _told(summary, manifest, retrying=retry is not None)
     if options.as_json:
         say_json(_as_json(summary))
@@ -119,8 +128,11 @@ def _plan(
     decide: Callable[[Manifest, PlanFacts], RenderPlan],
     *,
     skip_bad_rows: bool,
-) -> RenderPlan:
+) -> tuple[RenderPlan, Iterable[PastResult]]:
     """Plan, and look at the faces that will be needed; tell the problems of both at once.
+
+    Returns:
+        The plan, and the attempts that were made before.
 
     Raises:
         RefusedError: With every problem.
@@ -139,50 +151,36 @@ def _plan(
     problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photo})
     if problems and not skip_bad_rows:
         raise RefusedError(problems)
-    return plan
+    return plan, facts.by_job.values()
 
 
-def _run(plan: RenderPlan, settings: Settings, options: RunOptions) -> CampaignSummary:
+def _run(
+    plan: RenderPlan, past: Iterable[PastResult], settings: Settings, options: RunOptions
+) -> CampaignSummary:
     from flows.run import render
     from lynx_engine.cli.console import note
     from lynx_engine.cli.progress import watching
+    from lynx_engine.diskspace import check_space
     from lynx_engine.pool import find_devices
 
     quiet = options.quiet or options.as_json
-    if not quiet:
-        where = "this process" if options.in_process else ", ".join(find_devices(options.devices))
-        note(f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}")
     folder = settings.campaign_dir(plan.campaign)
-    with log_file(folder), watching(len(plan.to_run), quiet=quiet) as observer:
+    devices = () if options.cluster else find_devices(options.devices)
+    if settings.disk_check:
+        check_space(plan, folder, devices, past)
+    if not quiet:
+        where = "this process" if options.in_process else options.cluster or ", ".join(devices)
+        note(f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}")
+    with watching(len(plan.to_run), quiet=quiet) as observer:
         return render(
             plan,
             settings=settings,
             devices=options.devices,
+            cluster=options.cluster,
             skip_bad_rows=options.skip_bad_rows,
             in_process=options.in_process,
             observer=observer,
         )
-
-
-@contextmanager
-def log_file(folder: Path) -> Generator[None]:
-    """Append what the library logs to `folder`/campaign.log, in UTC."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "campaign.log", encoding="utf-8")
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    loggers = [logging.getLogger(name) for name in ("lynx_engine", "flows")]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)
-        logger.propagate = False  # prefect puts a handler for the terminal on the root
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
 
 
 def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
@@ -200,15 +198,41 @@ def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
             f"{summary.campaign}: nothing to do; {summary.done_before} clips are done. "
             f"Clips: {summary.clips}"
         )
-    lines += [f"  failed {clip}: {why}" for clip, why in summary.failures.items()]
+    lines += failure_lines(summary.failures)
     if summary.paused:
-        lines.append(f"Paused: {summary.paused}. Make room, then run the same command again.")
+        why = summary.paused.rstrip(".")
+        lines.append(
+            f"Paused: {why}. Nothing is lost: once that is mended, run the same command again."
+        )
     elif summary.stopped_by:
         lines.append("Stopped. Run the same command again to go on.")
     elif any(not why.startswith(MENDED_BY_HAND) for why in summary.failures.values()):
         name = shlex.quote(str(manifest))
         lines.append(f"`lynx-engine retry {name}` tries the failed rows again.")
     return "\n".join(lines)
+
+
+def failure_lines(failures: Mapping[str, str]) -> list[str]:
+    """Return what failed; rows that share code and message are told once.
+
+    Args:
+        failures: Clip name -> code and message.
+    """
+    alike: dict[str, list[str]] = {}
+    for clip, why in failures.items():
+        alike.setdefault(why, []).append(clip)
+    lines: list[str] = []
+    for why, clips in list(alike.items())[:_REASONS_TOLD]:
+        if len(clips) == 1:
+            lines.append(f"  failed {clips[0]}: {why}")
+            continue
+        rest = len(clips) - _CLIPS_NAMED
+        named = ", ".join(clips[:_CLIPS_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+        lines.append(f"  {len(clips)} rows failed: {why}\n    {named}")
+    untold = sum(len(clips) for clips in list(alike.values())[_REASONS_TOLD:])
+    if untold:
+        lines.append(f"  {untold} rows failed for other reasons; `lynx-engine status` names each.")
+    return lines
 
 
 def _as_json(summary: CampaignSummary) -> dict[str, object]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from lynx_engine.cli.options import (
+    ClusterOption,
     DevicesOption,
     InProcessOption,
     JsonOption,
@@ -18,7 +21,10 @@ from lynx_engine.cli.options import (
 )
 from lynx_engine.cli.render import RunOptions, render_manifest
 
-EXAMPLE = "Example: lynx-engine retry manifests/quickstart.yaml --status failed --code encoder"
+EXAMPLE = "Example: lynx-engine retry manifests/quickstart.yaml --code encoder --since 2h"
+
+_AGO = re.compile(r"([0-9]{1,6}) ?(min|h|d)")
+_UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 
 
 def command(
@@ -34,9 +40,17 @@ def command(
         list[str] | None,
         typer.Option(help="Manifest line, or 6 characters or more of a job id."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Only rows that ended since: 45min, 2h, 3d, 2026-11-22, or 2026-11-22T18:30.",
+        ),
+    ] = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
     devices: DevicesOption = "auto",
+    cluster: ClusterOption = "",
     in_process: InProcessOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -59,14 +73,44 @@ def command(
         for word in words
         if word not in known[option]
     ]
+    moment = None if since is None else read_moment(since, datetime.now(UTC))
+    if isinstance(moment, str):
+        problems.append(Problem("--since", moment))
+        moment = None
     if problems:
         raise RefusedError(problems)
     retried = RetryFilter(
         statuses=frozenset(status or RETRYABLE),
         codes=frozenset(code or ()),
         rows=frozenset(row or ()),
+        since=moment,
     )
     options = RunOptions(
-        skip_bad_rows=False, devices=devices, in_process=in_process, quiet=quiet, as_json=json
+        skip_bad_rows=False,
+        devices=devices,
+        cluster=cluster,
+        in_process=in_process,
+        quiet=quiet,
+        as_json=json,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=retried)
+
+
+def read_moment(text: str, now: datetime) -> datetime | str:
+    """Return the moment that `--since` names, or what is wrong with it.
+
+    Args:
+        text: A time ago, or an ISO date or date-time; of this machine's time zone if it has none.
+        now: The present, with its time zone.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        if ago is not None:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        return (
+            f"'{text}' is no time; write how long ago, as in 45min, 2h or 3d, or a date, as in "
+            "2026-11-22 or 2026-11-22T18:30"
+        )
+    return f"'{text}' lies ahead; no row ended since" if moment > now else moment

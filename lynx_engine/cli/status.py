@@ -1,52 +1,167 @@
-"""`lynx-engine status`: where each campaign stands, from its log."""
+"""`lynx-engine status`: where each campaign stands, from its log, and what renders now."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_engine.cli.options import JsonOption
+from lynx_engine.cli.options import AnyCampaignArgument, JsonOption
 
-EXAMPLE = "Example: lynx-engine status quickstart"
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lynx_engine.cli.running import Running
+    from lynx_engine.settings import Settings
+
+EXAMPLE = "Example: lynx-engine status quickstart --watch"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one campaign stands.
+
+    Attributes:
+        counts: Status as `retry` knows it -> requests whose latest attempt ended so.
+        failures: The failed and quarantined ones.
+        superseded: Requests left out because the manifest does not ask for them any more.
+    """
+
+    counts: dict[str, int]
+    failures: list[dict[str, object]]
+    superseded: int
 
 
 def command(
-    campaign: Annotated[
-        str | None, typer.Argument(help="Campaign name or manifest; every campaign by default.")
-    ] = None,
+    campaign: AnyCampaignArgument = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Follow what renders, until nothing does; then say the rest."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Count rendered, failed and interrupted rows, and name the failures."""
-    import polars as pl
+    """Say what renders now, count rows by outcome, and name the failures.
 
-    from lynx_engine.cli.console import say, say_json, show_table
+    A manifest counts the requests it makes now; a name counts all that were ever made.
+    """
+    from lynx_engine.cli.console import note, say_json
     from lynx_engine.cli.records import campaign_named, campaigns_of, read_logs, settings_for
-    from lynx_engine.jobs import Status
+    from lynx_engine.cli.running import as_json, find_running
+    from lynx_engine.cli.running import watch as watch_running
 
     settings = settings_for(campaign)
-    names = [campaign_named(campaign, settings)] if campaign else campaigns_of(settings)
-    counts: dict[str, dict[str, int]] = {}
-    failures: list[dict[str, object]] = []
+    asked = [campaign_named(campaign, settings)] if campaign else None
+    if watch:
+        try:
+            watch_running(asked, settings, quiet=json)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    names = asked or campaigns_of(settings)
+    running = find_running(names, settings)
+    wanted = None if campaign is None else _requests_of(campaign, settings)
+    if isinstance(wanted, str):
+        note(wanted)
+        wanted = None
     logs, damage = read_logs(names, settings)
-    for name, log in logs.items():
-        latest = log.unique("job_id", keep="last", maintain_order=True)
-        by_status = dict(latest.group_by("status").len().iter_rows())
-        counts[name] = {status.value: by_status.get(status.value, 0) for status in Status}
-        failed = latest.filter(pl.col("status") == Status.FAILED.value)
-        failures += failed.select("campaign", "where", "job_id", "code", "message").to_dicts()
-    if json:
-        told = [] if damage is None else [str(problem) for problem in damage.problems]
-        say_json({"campaigns": counts, "failures": failures, "damaged": told})
+    standings = {name: _standing(log, wanted) for name, log in logs.items()}
+    if not json:
+        _tell(standings, running, settings)
         if damage is not None:
-            raise typer.Exit(damage.exit_code)
+            raise damage
         return
-    if not names:
-        say(f"No campaign in {settings.outputs_dir} yet. `lynx-engine render MANIFEST` makes one.")
-        return
-    rows = ((name, *count.values()) for name, count in counts.items())
-    show_table("", ("campaign", *(status.value for status in Status)), rows)
-    for failure in failures:
-        say(f"{failure['where']}: {failure['code']}: {failure['message']}")
+    say_json(
+        {
+            "campaigns": {name: standing.counts for name, standing in standings.items()},
+            "failures": [
+                {"campaign": name, **failure}
+                for name, standing in standings.items()
+                for failure in standing.failures
+            ],
+            "superseded": {name: standing.superseded for name, standing in standings.items()},
+            "running": as_json(running),
+            "damaged": [] if damage is None else [str(problem) for problem in damage.problems],
+        }
+    )
     if damage is not None:
-        raise damage
+        raise typer.Exit(damage.exit_code)
+
+
+def _tell(standings: dict[str, Standing], running: list[Running], settings: Settings) -> None:
+    from lynx_engine.cli.console import say, show_table
+    from lynx_engine.cli.running import describe_all
+
+    if running:
+        say(describe_all(running))
+    if not standings:
+        if not running:
+            say(
+                f"No campaign in {settings.outputs_dir} yet. "
+                "`lynx-engine render MANIFEST` makes one."
+            )
+        return
+    words = next(iter(standings.values())).counts
+    rows = ((name, *standing.counts.values()) for name, standing in standings.items())
+    show_table("", ("campaign", *words), rows)
+    for name, standing in standings.items():
+        for failure in standing.failures:
+            fatal = "quarantined: " if failure["status"] == "quarantined" else ""
+            say(f"{failure['where']}: {fatal}{failure['code']}: {failure['message']}")
+        if standing.superseded:
+            left = f"{standing.superseded} recorded request{'s' * (standing.superseded > 1)}"
+            say(f"{name}: {left} that the manifest does not make now, not counted.")
+
+
+def _requests_of(given: str, settings: Settings) -> frozenset[str] | str | None:
+    """Return the requests that a manifest makes now.
+
+    None if `given` is no manifest; a remark if it has problems, for then nobody can say which
+    failures are of the past.
+    """
+    from lynx_engine.cli.records import MANIFEST_SUFFIXES
+    from lynx_engine.errors import DamagedError, RefusedError
+    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.planning import plan_renders
+    from lynx_engine.survey import gather_facts
+
+    if Path(given).suffix not in MANIFEST_SUFFIXES:
+        return None
+    read = read_manifest(given, lenient=True)
+    try:
+        plan = plan_renders(read, gather_facts(read, settings))
+    except RefusedError:
+        return (
+            f"{given} has problems (see `lynx-engine check`); every request ever made is counted."
+        )
+    except DamagedError:
+        return None  # told with the logs
+    return frozenset(
+        job.job_id
+        for job in (
+            *(planned.job for planned in plan.to_run),
+            *plan.done,
+            *(held.job for held in plan.held),
+        )
+    )
+
+
+def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
+    from lynx_engine.history import QUARANTINED, status_word
+    from lynx_engine.jobs import Status
+    from lynx_engine.provenance.store import history_of
+
+    where = dict(zip(log["job_id"], log["where"], strict=True))  # the latest one stays
+    counts = dict.fromkeys((*(status.value for status in Status), QUARANTINED), 0)
+    failures: list[dict[str, object]] = []
+    superseded = 0
+    for job_id, past in history_of(log).by_job.items():
+        if wanted is not None and job_id not in wanted:
+            superseded += 1
+            continue
+        word = status_word(past)
+        counts[word] += 1
+        if word in {Status.FAILED.value, QUARANTINED}:
+            told = {"status": word, "code": past.code, "message": past.message}
+            failures.append({"where": where[job_id], "job_id": job_id, **told})
+    return Standing(counts, failures, superseded)

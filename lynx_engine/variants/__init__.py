@@ -13,6 +13,7 @@ REGISTRY = {
     "wan": "lynx_engine.variants.wan",
     "lynx_full": "lynx_engine.variants.lynx_full",
     "lynx_lite": "lynx_engine.variants.lynx_lite",
+    "sleeper": "lynx_engine.variants.sleeper",
 }
 
 

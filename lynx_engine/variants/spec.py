@@ -73,6 +73,7 @@ class VariantSpec:
         builder: `module:function` that makes the weights here from `recipe`, or "" when the files
             are downloaded. Such weights live in the user's cache, not in the models folder.
         recipe: Version of that recipe: the weights fingerprint, "" for downloaded weights.
+        loader: `module:function` that loads its engine, a `rendering.EngineLoader`.
         defaults: Settings of rows that give none.
         weights: Files with source and licence.
         frame_stride: Pixel frames per latent frame after the first one.
@@ -97,6 +98,7 @@ class VariantSpec:
     weights: tuple[WeightFile, ...]
     frame_stride: int = 4
     size_multiple: int = 16
+    loader: str = "lynx_engine.loading:load_engine"
     memory_tiers: tuple[str, ...] = ("auto", "resident")
     speeds: tuple[str, ...] = ("exact",)
     renders_loras: bool = False

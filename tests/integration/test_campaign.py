@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from lynx_engine.campaign import CampaignSummary, open_campaign
+from lynx_engine.campaign import open_campaign
 from lynx_engine.errors import (
     AbandonedError,
     DamagedError,
@@ -26,6 +26,7 @@ from lynx_engine.errors import (
 )
 from lynx_engine.jobs import Failed, Interrupted, Rendered, RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
+from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.provenance.store import read_history, read_log
 from lynx_engine.settings import Settings
 from lynx_engine.survey import Preflight, face_key, intact_clips
@@ -62,8 +63,8 @@ def run(
             lock, plan, pool, settings=settings, faces=faces, observer=watcher or Watcher()
         ) as campaign,
     ):
-        for planned in campaign.plan.to_run:
-            campaign.render_row(planned)
+        for turn in campaign.turns():
+            campaign.render_row(turn)
         return campaign.summary()
 
 
@@ -149,7 +150,7 @@ def test_record_that_cannot_be_written_pauses_too(
     def full(*_: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lynx_engine.campaign.write_part", full)
+    monkeypatch.setattr("lynx_engine.publisher.prepare_part", full)
     summary = run(tmp_path, ScriptedPool(), plan_of(*THREE))
     assert summary.exit_code is ExitCode.PAUSED
     assert statuses(tmp_path) == {}
@@ -171,9 +172,12 @@ def test_stopped_campaign_begins_no_further_row(tmp_path: Path) -> None:
             lock, plan, pool, settings=settings, faces=NO_FACES, observer=watcher
         ) as campaign,
     ):
-        campaign.render_row(plan.to_run[0])
+        turns = campaign.turns(threads=2)
+        campaign.render_row(next(turns))
+        waiting = next(turns)
         campaign.stop(signal.SIGTERM, drain_s=20)
-        campaign.render_row(plan.to_run[1])
+        campaign.render_row(waiting)
+        assert list(turns) == []
         summary = campaign.summary()
     assert pool.seeds == [1]
     assert isinstance(watcher.results[2], Interrupted)
@@ -215,7 +219,7 @@ def test_left_over_drafts_and_half_parts_are_swept(tmp_path: Path) -> None:
         (folder / name).write_bytes(b"half")
     run(tmp_path, ScriptedPool(), plan_of(THREE[0]))
     assert drafts(tmp_path) == []
-    assert [p.suffix for p in (folder / "provenance").iterdir()] == [".parquet"]
+    assert {p.suffix for p in (folder / "provenance").iterdir()} == {".parquet", ""}
 
 
 HOLDER = """
@@ -274,8 +278,8 @@ def test_stop_with_a_row_in_flight_tells_how_long_it_gets(tmp_path: Path) -> Non
             raise AbandonedError
 
         pool.faults = {1: stop}
-        for planned in campaign.plan.to_run:
-            campaign.render_row(planned)
+        for turn in campaign.turns():
+            campaign.render_row(turn)
         summary = campaign.summary()
     assert watcher.drains == [20]
     assert (summary.exit_code, summary.interrupted) == (130, 3)

@@ -59,6 +59,12 @@ def make_job(**changes: Any) -> RenderJob:
     return replace(_JOB, **changes)
 
 
+def make_sleeper_job(prompt: str, **changes: Any) -> RenderJob:
+    """Return a job of the null renderer; `lynx_engine/sleeper.py` knows the prompt's words."""
+    plain = {"variant": "sleeper", "frames": 5, "size": FrameSize(32, 32), "prompt": prompt}
+    return make_job(**{**plain, **changes})
+
+
 def planned(job: RenderJob, *, attempt: int = 1) -> PlannedJob:
     return PlannedJob(job, Reason.NEW, "new", attempt)
 
@@ -76,6 +82,7 @@ def rendered(job: RenderJob) -> Rendered:
         device_name="test",
         attention_backend="native",
         memory_tier="resident",
+        memory_rungs=(),
         stages_s={"load": 0.5, "denoise": 1.5},
         threads=1,
         peak_memory_bytes=10,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -17,35 +20,72 @@ from tests.support.jobs import rendered
 
 @dataclass
 class ScriptedPool:
-    """Writes a few bytes as each clip, except where `faults` says what happens instead."""
+    """Writes a few bytes as each clip, except where `faults` says what happens instead.
+
+    Attributes:
+        faults: Seed -> what happens instead of rendering.
+        on_render: Called before each rendering with the device; may raise.
+        on_face: Called while a face is embedded.
+        on_load: Called while a model is loaded.
+    """
 
     faults: Mapping[int, Callable[[RenderTask], NoReturn]] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu",)
     faces: list[FaceRequest] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     abandoned: bool = False
+    loads: list[tuple[str, str, str]] = field(default_factory=list)
+    renders: list[tuple[str, int]] = field(default_factory=list)
+    on_render: Callable[[str, RenderTask], None] = lambda *_: None
+    on_face: Callable[[str], None] = lambda _: None
+    on_load: Callable[[str], None] = lambda _: None
+    _busy: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def embed_face(self, request: FaceRequest) -> SubjectFace:
-        self.faces.append(request)
+    def load(self, device: str, variant: str, precision: str) -> None:
+        with self._alone_on(device):
+            self.loads.append((device, variant, precision))
+            self.on_load(device)
+
+    def embed_face(self, device: str, request: FaceRequest) -> SubjectFace:
+        with self._alone_on(device):
+            self.faces.append(request)
+            self.on_face(device)
         return SubjectFace(
             landmarks=request.landmarks,
             embedding=np.zeros(512, np.float32),
             reference_crop=np.zeros((256, 256, 3), np.uint8),
         )
 
-    def render(self, task: RenderTask, on_stage: OnStage) -> ClipDraft:
+    def render(self, device: str, task: RenderTask, on_stage: OnStage) -> ClipDraft:
+        self.renders.append((device, task.job.seed))
         self.seeds.append(task.job.seed)
         on_stage("denoise", 1, 4)
-        if task.job.seed in self.faults:
-            self.faults[task.job.seed](task)
+        with self._alone_on(device):
+            self.on_render(device, task)
+            if task.job.seed in self.faults:
+                self.faults[task.job.seed](task)
         content = b"clip of seed %d" % task.job.seed
         task.draft.write_bytes(content)
         result = rendered(task.job)
-        facts = replace(result.facts, bytes=len(content))
+        digest = hashlib.sha256(content).hexdigest()
+        facts = replace(result.facts, bytes=len(content), digest=digest)
         return ClipDraft(task.draft, facts, result.worker, datetime.now(UTC))
 
     def abandon(self) -> None:
         self.abandoned = True
+
+    @contextmanager
+    def _alone_on(self, device: str) -> Generator[None]:
+        """Hold the caller to the promise of one call at a time for each device."""
+        with self._lock:
+            assert device not in self._busy, f"two calls at a time for {device}"
+            self._busy.add(device)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.remove(device)
 
 
 @dataclass

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from lynx_engine.cli.progress import RowBars, RowLines, watching
+from lynx_engine.cli.render import failure_lines
+from lynx_engine.cli.running import Running, describe, describe_rows, duration_in_words
 from lynx_engine.errors import ErrorCode
 from lynx_engine.jobs import Failed, Interrupted
+from lynx_engine.live import Holder, Live, RowInFlight
 from tests.support.jobs import make_job, planned, rendered
 
 JOB = make_job(subject="host")
@@ -70,3 +75,83 @@ def test_failure_is_told_above_the_bars_with_markup_as_text() -> None:
 def test_quiet_run_has_no_observer() -> None:
     with watching(3, quiet=True) as observer:
         assert observer is None
+
+
+def test_failures_of_one_reason_are_told_once_with_three_names() -> None:
+    failures = {f"clip{n}.mp4": "weights: no file. Get it." for n in range(200)}
+    failures["odd.mp4"] = "encoder: ffmpeg exited with 1"
+    assert failure_lines(failures) == [
+        "  200 rows failed: weights: no file. Get it.\n"
+        "    clip0.mp4, clip1.mp4, clip2.mp4 and 197 more",
+        "  failed odd.mp4: encoder: ffmpeg exited with 1",
+    ]
+
+
+def test_two_failures_of_one_reason_are_both_named() -> None:
+    assert failure_lines({"a.mp4": "x: y", "b.mp4": "x: y"}) == [
+        "  2 rows failed: x: y\n    a.mp4, b.mp4"
+    ]
+
+
+def test_hundreds_of_different_failures_do_not_fill_the_screen() -> None:
+    lines = failure_lines({f"{n}.mp4": f"internal: trace {n}" for n in range(300)})
+    assert len(lines) == 21
+    assert lines[-1] == ("  280 rows failed for other reasons; `lynx-engine status` names each.")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (125, "2 min 5 s"),
+        (600, "10 min"),
+        (754, "12 min"),
+        (3600, "1 h"),
+        (11_400, "3 h 10 min"),
+        (360_000, "100 h"),
+    ],
+)
+def test_durations_are_said_in_two_units_at_most(seconds: float, words: str) -> None:
+    assert duration_in_words(seconds) == words
+
+
+NOW = datetime.now(UTC)
+LIVE = Live(
+    pid=12,
+    host="studio",
+    started_at=NOW,
+    rows=400,
+    rendered=10,
+    failed=2,
+    in_flight=(
+        RowInFlight("a.mp4", "cuda:1", "denoise", 3, 50, NOW - timedelta(seconds=125)),
+        RowInFlight("b.mp4", "", "decode", 0, 1, NOW),
+    ),
+    eta_s=11_400.0,
+    stopping=False,
+)
+
+
+def test_running_campaign_is_told_in_a_line_and_a_line_a_row() -> None:
+    running = Running("autumn", Holder(12, "studio"), LIVE)
+    clock = NOW.astimezone().strftime("%H:%M")
+    assert describe(running, NOW) == (
+        f"autumn: rendering since {clock}: 12/400 rows, 2 failed, ETA 3 h 10 min"
+    )
+    assert describe_rows(running, NOW) == [
+        "  a.mp4 on cuda:1: denoise 3/50, 2 min 5 s",
+        "  b.mp4: decode, 0 s",
+    ]
+
+
+def test_campaign_that_starts_or_stops_is_told_so() -> None:
+    starting = Running("autumn", Holder(12, "studio"), None)
+    assert describe(starting, NOW) == "autumn: starting (process 12 on studio)"
+    assert describe_rows(starting, NOW) == []
+    live = replace(LIVE, stopping=True, eta_s=None, failed=0, started_at=NOW - timedelta(days=3))
+    day = (NOW - timedelta(days=3)).astimezone().strftime("%Y-%m-%d %H:%M")
+    assert describe(Running("autumn", Holder(12, "studio"), live), NOW) == (
+        f"autumn: stopping, rendering since {day}: 10/400 rows"
+    )

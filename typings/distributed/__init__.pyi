@@ -10,6 +10,8 @@ class Scheduler: ...
 class Nanny: ...
 
 class Future(Generic[T]):
+    key: str
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None: ...
     def result(self, timeout: float | None = ...) -> T: ...
     def cancel(self) -> None: ...
     def release(self) -> None: ...
@@ -30,15 +32,38 @@ class SpecCluster:
         trace: TracebackType | None,
     ) -> None: ...
 
+class SchedulerAddress:
+    address: str
+
 class Client:
-    def __init__(self, cluster: SpecCluster, *, set_as_default: bool = ...) -> None: ...
+    scheduler: SchedulerAddress
+    def __init__(
+        self,
+        address: SpecCluster | str,
+        *,
+        set_as_default: bool = ...,
+        timeout: float = ...,
+    ) -> None: ...
     def submit(
         self,
         func: Callable[..., T],
         *args: object,
-        resources: dict[str, float] = ...,
+        workers: list[str] = ...,
+        allow_other_workers: bool = ...,
         pure: bool = ...,
     ) -> Future[T]: ...
+    def scheduler_info(
+        self, *, n_workers: int = ...
+    ) -> dict[str, dict[str, dict[str, object]]]: ...
+    def processing(self) -> dict[str, tuple[str, ...]]: ...
+    def run(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        workers: list[str] = ...,
+        nanny: bool = ...,
+        on_error: str = ...,
+    ) -> dict[str, object]: ...
     def subscribe_topic(
         self, topic: str, handler: Callable[[tuple[float, dict[str, object]]], None]
     ) -> None: ...

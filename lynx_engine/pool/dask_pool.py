@@ -1,0 +1,310 @@
+"""Sends work to device processes through Dask and watches it: deaths, hangs, replacements."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from lynx_engine.errors import (
+    AbandonedError,
+    DeviceLostError,
+    ErrorCode,
+    Problem,
+    RefusedError,
+    RowError,
+)
+from lynx_engine.pool import remote
+from lynx_engine.pool.cluster import ClusterWorker, greet_workers
+from lynx_engine.pool.deadlines import Deadlines, Watch
+from lynx_engine.pool.local import LocalProcess
+from lynx_engine.pool.reaper import reaper
+from lynx_engine.worker import WorkerSetup, setup_for
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.settings import Settings
+    from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_POLL_S = 0.1
+_EXIT_S = 2.0
+_CONNECT_S = 10.0
+_DASK: dict[str, object] = {
+    # A death is told at once; whether the row runs again is the campaign's to say.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": False,
+    # Deaths are seen in the process table, hangs by deadlines.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.admin.low-level-log-length": 1000,
+    "distributed.admin.system-monitor.gil.enabled": False,
+}
+
+
+class DeviceProcess(Protocol):
+    """The process behind one device, through all its replacements."""
+
+    @property
+    def starts(self) -> int:
+        """How often a start is tried before the device is given up."""
+        ...
+
+    def address(self) -> str | None:
+        """Return where Dask reaches the process, None while there is none."""
+        ...
+
+    def death(self) -> str:
+        """Return how the process died, "" while it lives."""
+        ...
+
+    def end(self) -> None:
+        """End a process that hangs."""
+        ...
+
+    def replace(self) -> None:
+        """Put another in the place of a dead one."""
+        ...
+
+    def close(self) -> None:
+        """Be done with the process."""
+        ...
+
+
+class DevicePool:
+    """One device process a device; see `Pool`."""
+
+    def __init__(
+        self,
+        client: Client,
+        processes: Mapping[str, DeviceProcess],
+        setups: Mapping[str, WorkerSetup],
+        *,
+        settings: Settings,
+    ) -> None:
+        """Use processes that are starting, by device."""
+        self.devices = tuple(processes)
+        self._client = client
+        self._processes = processes
+        self._setups = setups
+        self._start_s = settings.worker_start_s
+        self._deadlines = Deadlines(
+            unmeasured_s=settings.deadline_s, floor_s=settings.deadline_floor_s
+        )
+        self._listeners: dict[str, Callable[[str, int, int], None]] = {}
+        self._abandoned = False
+        client.subscribe_topic(remote.STAGES, self._hear)
+
+    def load(self, device: str, variant: str, precision: str) -> None:
+        """Load a model on `device` before it is needed."""
+        self._call(device, remote.load, (variant, precision), Watch(self._deadlines, None))
+
+    def embed_face(self, device: str, request: FaceRequest) -> SubjectFace:
+        """Embed one face on `device`."""
+        return self._call(device, remote.embed_face, request, Watch(self._deadlines, None))
+
+    def render(self, device: str, task: RenderTask, on_stage: OnStage) -> ClipDraft:
+        """Render one job on `device` to a checked temp clip."""
+        watch = Watch(self._deadlines, task.job)
+
+        def hear(stage: str, done: int, total: int) -> None:
+            watch.hear(stage)
+            on_stage(stage, done, total)
+
+        self._listeners[task.draft.name] = hear
+        try:
+            return self._call(device, remote.render, task, watch)
+        finally:
+            del self._listeners[task.draft.name]
+
+    def abandon(self) -> None:
+        """Give up every call in flight, now and from now on."""
+        self._abandoned = True
+
+    def _call(
+        self, device: str, work: Callable[[A, WorkerSetup], T], argument: A, watch: Watch
+    ) -> T:
+        address = self._ready(device)
+        watch.restart()
+        future = self._client.submit(
+            work,
+            argument,
+            self._setups[device],
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+        )
+        try:
+            return self._wait(device, future, watch)
+        finally:
+            future.release()
+
+    def _ready(self, device: str) -> str:
+        """Return the address of the device's process once it has said hello."""
+        process = self._processes[device]
+        why = ""
+        for _ in range(process.starts):
+            give_up = time.monotonic() + self._start_s
+            while time.monotonic() < give_up:
+                if self._abandoned:
+                    raise AbandonedError
+                why = process.death()
+                if why:
+                    break
+                address = process.address()
+                if address is not None:
+                    return address
+                time.sleep(_POLL_S / 2)
+            why = why or f"did not say hello within {self._start_s:.0f} s"
+            logger.warning("%s: device process %s", device, why)
+            process.end()
+            process.replace()
+        raise DeviceLostError(f"{device}: its process {why}; campaign.log has its last words")
+
+    def _wait(self, device: str, future: Future[T], watch: Watch) -> T:
+        from distributed import KilledWorker
+
+        process = self._processes[device]
+        ended = threading.Event()
+        future.add_done_callback(lambda _: ended.set())
+        while True:
+            answered = ended.wait(_POLL_S)
+            if self._abandoned:
+                process.end()
+                raise AbandonedError
+            if answered:
+                try:
+                    # The answer itself may be lost with its process: the loop goes on then.
+                    return future.result(timeout=_POLL_S)
+                except KilledWorker:
+                    self._raise_death(device, self._last_words(device), watch)
+                except CancelledError:
+                    self._raise_death(device, self._last_words(device), watch)
+                except TimeoutError:
+                    pass
+            if how := process.death():
+                self._raise_death(device, how, watch)
+            if watch.overdue_s() > 0 and not self._waits_for_others(future):
+                how = f"gave no sign of life for {watch.silence_s():.0f} s and was killed"
+                process.end()
+                self._raise_death(device, how, watch)
+
+    def _last_words(self, device: str) -> str:
+        """Return how a process died that Dask has lost already."""
+        give_up = time.monotonic() + _EXIT_S
+        while time.monotonic() < give_up:
+            if how := self._processes[device].death():
+                return how
+            time.sleep(_POLL_S / 2)
+        self._processes[device].end()
+        return "lost its connection"
+
+    def _raise_death(self, device: str, how: str, watch: Watch) -> None:
+        self._processes[device].replace()
+        raise RowError(
+            ErrorCode.WORKER_DIED,
+            f"the process of {device} {how} while it held this row "
+            f"(last heard of in stage {watch.stage}).",
+        )
+
+    def _waits_for_others(self, future: Future[T]) -> bool:
+        """Whether the row stands in a queue of a cluster that others use, too."""
+        processing = self._client.processing()
+        mine = next((keys for keys in processing.values() if future.key in keys), ())
+        return len(mine) > 1
+
+    def _hear(self, event: tuple[float, dict[str, object]]) -> None:
+        _, said = event
+        listener = self._listeners.get(str(said["task"]))
+        if listener is not None:
+            listener(str(said["stage"]), int(str(said["done"])), int(str(said["total"])))
+
+
+@contextmanager
+def open_pool(settings: Settings, devices: tuple[str, ...]) -> Generator[DevicePool]:
+    """Start one process for each device of this machine, and end them all on the way out."""
+    import dask
+    from distributed import Client, SpecCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    mark = secrets.token_hex(8)
+    folder = (settings.state_dir / "dask" / mark).resolve()
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.enter_context(reaper(mark))
+        stack.enter_context(dask.config.set(_DASK))
+        cluster = stack.enter_context(
+            SpecCluster(scheduler=_scheduler(), workers={}, silence_logs=logging.CRITICAL)
+        )
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        processes: dict[str, LocalProcess] = {}
+        for device in devices:
+            process = LocalProcess(device, client, folder=folder, mark=mark)
+            stack.callback(process.close)
+            processes[device] = process
+        # A device process sees one GPU only, whatever its number here.
+        setups = {
+            device: setup_for(
+                settings, device, "cpu" if device.startswith("cpu") else "cuda:0", expendable=True
+            )
+            for device in devices
+        }
+        yield DevicePool(client, processes, setups, settings=settings)
+
+
+def _scheduler() -> dict[str, object]:
+    from distributed import Scheduler
+
+    # Every port is a free one: two campaigns may run beside each other.
+    options = {
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+        "port": 0,
+    }
+    return {"cls": Scheduler, "options": options}
+
+
+@contextmanager
+def open_cluster_pool(settings: Settings, address: str, shared: Path) -> Generator[DevicePool]:
+    """Use every worker of a running Dask cluster; the cluster stays as it is.
+
+    Args:
+        settings: Folders and behaviour.
+        address: Of its scheduler, as `tcp://host:8786`.
+        shared: Folder where clips are written; every worker must see it.
+
+    Raises:
+        RefusedError: If nothing answers at the address, or a worker cannot render; all are named.
+    """
+    from distributed import Client
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    try:
+        client = Client(address, set_as_default=False, timeout=_CONNECT_S)
+    except (OSError, ValueError) as error:
+        text = f"no Dask scheduler answers there ({error}). Give its address as tcp://host:8786."
+        raise RefusedError([Problem(f"--cluster {address}", text)]) from None
+    probe = (shared / f".probe-{secrets.token_hex(8)}").resolve()
+    with client:
+        probe.touch()
+        try:
+            names = greet_workers(client, at=address, shared=probe)
+        finally:
+            probe.unlink()
+        processes = {name: ClusterWorker(name, client) for name in names}
+        setups = {name: setup_for(settings, name, "auto", expendable=True) for name in names}
+        yield DevicePool(client, processes, setups, settings=settings)

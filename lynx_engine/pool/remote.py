@@ -1,0 +1,99 @@
+"""What runs in a device process: a request in, the process's one warm worker asked, an answer out.
+
+Dask calls these functions by name; everything they know arrives with the call.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lynx_engine import __version__
+from lynx_engine.pool.devices import count_gpus
+from lynx_engine.worker import DeviceWorker, WorkerSetup
+
+if TYPE_CHECKING:
+    from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
+
+STAGES = "lynx-stages"
+TELL_EVERY_S = 0.1
+"""Each word costs the orchestrator half a millisecond; nobody reads ten a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How a device process presents itself."""
+
+    pid: int
+    host: str
+    version: str
+    sees_probe: bool
+
+
+def say_hello(probe: Path | None) -> Hello:
+    """Return who this process is, and whether it sees the file `probe`."""
+    sees = probe is None or probe.is_file()
+    return Hello(os.getpid(), platform.node(), __version__, sees)
+
+
+@cache
+def _device_worker(setup: WorkerSetup) -> DeviceWorker:
+    """Return this process's one worker; the engine in it stays warm between jobs."""
+    if setup.torch_device != "auto":
+        return DeviceWorker(setup)
+    # A cluster's machine knows its own device and its own folders best.
+    own = {"models_dir": "LYNX_MODELS", "cache_dir": "LYNX_CACHE"}
+    folders = {name: Path(os.environ[key]) for name, key in own.items() if os.environ.get(key)}
+    return DeviceWorker(replace(setup, torch_device="cuda:0" if count_gpus() else "cpu", **folders))
+
+
+def load(request: tuple[str, str], setup: WorkerSetup) -> None:
+    """Load a variant in a precision."""
+    _device_worker(setup).load(*request)
+
+
+def embed_face(request: FaceRequest, setup: WorkerSetup) -> SubjectFace:
+    """Embed one face."""
+    return _device_worker(setup).embed_face(request)
+
+
+def render(task: RenderTask, setup: WorkerSetup) -> ClipDraft:
+    """Render one job, telling of its steps on the topic `STAGES`."""
+    from distributed import get_worker
+
+    told = 0.0
+
+    def tell(stage: str, done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told < TELL_EVERY_S:
+            return
+        told = now
+        # The draft's name is unique to the attempt.
+        said = {"task": task.draft.name, "stage": stage, "done": done, "total": total}
+        get_worker().log_event(STAGES, said)
+
+    return _device_worker(setup).render(task, tell)
+
+
+def kill_tree(pid: int) -> None:
+    """End a process and all its descendants; called on the machine where they run."""
+    import psutil
+
+    try:
+        victim = psutil.Process(pid)
+        victims = [*victim.children(recursive=True), victim]
+    except psutil.NoSuchProcess:
+        return
+    for process in victims:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(victims, timeout=5)

@@ -1,0 +1,142 @@
+"""The only writer of a campaign: gives checked clips their names, and keeps the log.
+
+A record is on disk before its clip has its name, and gets its own name right after it: a crash in
+between leaves a clip whose record the next run finds and puts in place. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lynx_engine.errors import DamagedError
+from lynx_engine.jobs import Failed, Interrupted, PlannedJob, Rendered, RenderResult
+from lynx_engine.lock import DRAFTS_FOLDER
+from lynx_engine.provenance.folding import fold_log
+from lynx_engine.provenance.record import make_record
+from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
+from lynx_engine.provenance.store import prepare_part, sync_folder, write_part
+from lynx_engine.survey import CLIPS_FOLDER
+
+if TYPE_CHECKING:
+    from lynx_engine.worker import ClipDraft
+
+logger = logging.getLogger(__name__)
+
+FOLD_EVERY = 1000
+"""Parts that may lie in the log before they are folded into one file."""
+
+
+class Publisher:
+    """Writes under the campaign's lock; its calls may come from several threads."""
+
+    def __init__(self, folder: Path, *, run_id: str, key: bytes) -> None:
+        """Write into the campaign's `folder`; `run_id` and the workspace `key` go into records."""
+        self.drafts = (folder / DRAFTS_FOLDER).resolve()
+        self._folder = folder
+        self._clips = folder / CLIPS_FOLDER
+        self._log = folder / LOG_FOLDER
+        self._run_id = run_id
+        self._key = key
+        self._writing = threading.Lock()
+        self._unfolded = 0
+
+    def publish(self, planned: PlannedJob, draft: ClipDraft) -> Rendered:
+        """Give a checked clip its name, with its record.
+
+        Raises:
+            OSError: If the disk refuses; then there is neither a new clip nor a record.
+        """
+        result = Rendered(planned.job.clip_name, draft.clip, draft.worker)
+        record = make_record(
+            planned,
+            result,
+            run_id=self._run_id,
+            started_at=draft.started_at,
+            finished_at=datetime.now(UTC),
+            key=self._key,
+        )
+        with self._writing:
+            part = prepare_part(self._log, record)
+            try:
+                draft.path.chmod(0o666 & ~_umask())
+                draft.path.replace(self._clips / result.clip)
+            except BaseException:
+                part.discard()
+                raise
+            sync_folder(self._clips)
+            part.commit()
+            self._count()
+        logger.info("rendered %s on %s", result.clip, result.worker.device)
+        return result
+
+    def record(self, planned: PlannedJob, result: RenderResult, *, started_at: datetime) -> None:
+        """Record an attempt that left no clip.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        clip = planned.job.clip_name
+        match result:
+            case Failed():
+                logger.warning("failed %s: %s: %s", clip, result.code, result.message)
+            case Interrupted():
+                logger.warning("interrupted %s", clip)
+            case Rendered():
+                raise ValueError(f"{clip} has a clip; it is published")
+        record = make_record(
+            planned,
+            result,
+            run_id=self._run_id,
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+            key=self._key,
+        )
+        with self._writing:
+            write_part(self._log, record)
+            self._count()
+
+    def keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
+        """Write a bug's traceback beside the log; return the failure's message."""
+        path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
+        words = "".join(traceback.format_exception(error))
+        told = f"unexpected {type(error).__name__}: {error}."
+        try:
+            path.write_text(words, encoding="utf-8")
+        except OSError:
+            logger.exception("no room for the traceback of %s", planned.job.clip_name)
+            return told
+        return f"{told} The traceback is in {path}."
+
+    def fold(self) -> None:
+        """Fold the parts of this run into one file; a log that cannot be folded stays as it is."""
+        with self._writing:
+            self._fold()
+
+    def _count(self) -> None:
+        self._unfolded += 1
+        if self._unfolded >= FOLD_EVERY:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._unfolded == 0:
+            return
+        self._unfolded = 0
+        try:
+            rows = fold_log(self._log)
+        except (DamagedError, OSError) as error:
+            logger.warning("the log was not folded: %s", error)
+        else:
+            logger.info("folded the log: %d rows in one file", rows)
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it; the campaign is the one writer of this process.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

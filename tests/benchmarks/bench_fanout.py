@@ -1,0 +1,197 @@
+"""P7 and P9: what the orchestrator costs a device, and how rows spread over devices.
+
+    python -m tests.benchmarks.bench_fanout
+
+Prints a table, and one JSON line last. Needs an idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+
+from flows.run import Silence
+from lynx_engine.campaign import open_campaign
+from lynx_engine.digest import digest_file
+from lynx_engine.jobs import PlannedJob, Reason, RenderJob, RenderPlan
+from lynx_engine.lock import lock_campaign
+from lynx_engine.pool import find_devices, open_pool
+from lynx_engine.provenance.store import read_parts
+from lynx_engine.settings import Settings
+from lynx_engine.survey import Preflight, face_key
+from tests.support.jobs import make_sleeper_job
+from tests.support.renders import ASTRONAUT, ASTRONAUT_LANDMARKS
+from tests.support.renders import make_job as make_variant_job
+
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One campaign.
+
+    Attributes:
+        window_s: From the first row's start on a device to the last row's end.
+        busy_s: Seconds that devices worked for rows, summed.
+        rows: How many.
+        cpu_s: Processor seconds of the orchestrator.
+        loads: Models loaded, by device.
+    """
+
+    window_s: float
+    busy_s: float
+    rows: int
+    cpu_s: float
+    loads: dict[str, int]
+
+
+def run(jobs: Sequence[RenderJob], devices: str, *, warm: Sequence[RenderJob] = ()) -> Measured:
+    """Render `jobs`; `warm` goes first on every device and is not measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(workspace=Path(folder), cache=CACHE)
+        with open_pool(settings, find_devices(devices)) as pool:
+            if warm:
+                _render(warm, "warm", pool, settings)
+            before = psutil.Process().cpu_times()
+            _render(jobs, "trial", pool, settings)
+            after = psutil.Process().cpu_times()
+        log = read_parts(settings.campaign_dir("trial") / "provenance")
+    assert set(log["status"]) == {"rendered"}
+    spent = log.select(
+        "load_s", "text_s", "subject_s", "denoise_s", "decode_s", "encode_s", "check_s"
+    )
+    loads = log.filter(pl.col("load_s") > 0).group_by("device").len()
+    return Measured(
+        window_s=(log["finished_at"].max() - log["started_at"].min()).total_seconds(),  # type: ignore[operator,union-attr]
+        busy_s=float(spent.sum_horizontal().sum()),
+        rows=len(log),
+        cpu_s=after.user + after.system - before.user - before.system,
+        loads=dict(loads.iter_rows()),
+    )
+
+
+def _render(jobs: Sequence[RenderJob], campaign: str, pool: object, settings: Settings) -> None:
+    rows = tuple(PlannedJob(replace(job, campaign=campaign), Reason.NEW, "new", 1) for job in jobs)
+    faces = {
+        face_key(job): np.asarray(ASTRONAUT_LANDMARKS, np.float32) for job in jobs if job.photo
+    }
+    plan = RenderPlan(campaign, rows, done=(), held=())
+    with (
+        lock_campaign(settings.campaign_dir(campaign)) as lock,
+        open_campaign(
+            lock,
+            plan,
+            pool,  # type: ignore[arg-type]
+            settings=settings,
+            faces=Preflight(faces, {}),
+            observer=Silence(),
+        ) as opened,
+    ):
+        threads = 2 * opened.devices
+
+        def loop(_: int) -> None:
+            for turn in opened.turns(threads=threads):
+                opened.render_row(turn)
+
+        with ThreadPoolExecutor(threads) as executor:
+            list(executor.map(loop, range(threads)))
+
+
+def tiny(count: int, *, first_seed: int) -> list[RenderJob]:
+    digest = digest_file(ASTRONAUT)
+    job = replace(make_variant_job("tiny"), subject_digest=digest)
+    return [replace(job, seed=first_seed + n) for n in range(count)]
+
+
+def sleepers(lengths: Sequence[float], *, load: float = 0.0, **changes: object) -> list[RenderJob]:
+    return [
+        make_sleeper_job(f"sleep={length:.3f} load={load}", seed=n, **changes)
+        for n, length in enumerate(lengths)
+    ]
+
+
+def tiny_speedup() -> float:
+    """Rows a second of two workers over those of one, interleaved."""
+    windows: dict[str, list[float]] = {"cpu": [], "cpu:2": []}
+    for devices in ("cpu", "cpu:2", "cpu:2", "cpu")[: 2 * ROUNDS]:
+        measured = run(tiny(24, first_seed=100), devices, warm=tiny(4, first_seed=1))
+        windows[devices].append(measured.window_s)
+    return statistics.median(windows["cpu"]) / statistics.median(windows["cpu:2"])
+
+
+def eight_sleepers() -> tuple[float, float]:
+    """Return the share of ideal: of the rows' own time, and of sleeping alone."""
+    length, each = 8.0, 3
+    measured = run(
+        sleepers([length] * 8 * each), "cpu:8", warm=sleepers([0.01 * n for n in range(16)])
+    )
+    return measured.busy_s / 8 / measured.window_s, length * each / measured.window_s
+
+
+def mixed_models() -> tuple[float, dict[str, int]]:
+    """Return makespan over its bound for three models on four devices, and loads by device."""
+    dice = random.Random(9)
+    load = 0.5
+    jobs = [
+        job
+        for precision, count in (("float32", 24), ("bfloat16", 16), ("float16", 8))
+        for job in sleepers(
+            [dice.uniform(0.5, 3.0) for _ in range(count)], load=load, precision=precision
+        )
+    ]
+    jobs = [replace(job, seed=n) for n, job in enumerate(jobs)]
+    measured = run(jobs, "cpu:4")
+    bound = max(measured.busy_s / 4, 3.0)
+    return measured.window_s / bound, measured.loads
+
+
+def orchestration() -> tuple[float, float]:
+    """Return ms that a device waits between two rows, and ms of processor, a row."""
+    measured = run(sleepers([0.0] * 300), "cpu", warm=sleepers([0.001]))
+    idle_ms = 1000 * (measured.window_s - measured.busy_s) / measured.rows
+    return idle_ms, 1000 * measured.cpu_s / measured.rows
+
+
+def main() -> None:
+    idle_ms, cpu_ms = orchestration()
+    speedup = tiny_speedup()
+    share, of_sleep = eight_sleepers()
+    over_bound, loads = mixed_models()
+    figures = {
+        "P7_idle_ms": round(idle_ms, 2),
+        "P7_cpu_ms": round(cpu_ms, 2),
+        "P9_tiny_2_workers": round(speedup, 2),
+        "P9_8_sleepers": round(share, 3),
+        "P9_8_sleepers_of_sleep": round(of_sleep, 3),
+        "P9_mixed_over_bound": round(over_bound, 3),
+        "P2_most_loads": max(loads.values()),
+    }
+    wanted = {
+        "P7_idle_ms": "<= 10",
+        "P7_cpu_ms": "",
+        "P9_tiny_2_workers": ">= 1.7",
+        "P9_8_sleepers": ">= 0.97",
+        "P9_8_sleepers_of_sleep": "",
+        "P9_mixed_over_bound": "<= 1.05",
+        "P2_most_loads": "<= 3",
+    }
+    told = [f"{name:<26}{value:>8}  {wanted[name]}" for name, value in figures.items()]
+    sys.stdout.write("\n".join([*told, f"{os.cpu_count()} cores", json.dumps(figures)]) + "\n")
+
+
+CACHE = Path(os.environ.get("LYNX_CACHE", str(Path.home() / ".cache" / "lynx_engine")))
+
+if __name__ == "__main__":
+    main()
