@@ -94,8 +94,12 @@ def render_all(campaign: Campaign) -> State[None]:
     return Failed(message=told) if summary.exit_code else Completed(message=told)
 
 
+def _threads(campaign: Campaign) -> int:
+    return THREADS_PER_DEVICE * campaign.devices + THREADS_FOR_RETRIES
+
+
 def _render_rows(campaign: Campaign) -> None:
-    threads = THREADS_PER_DEVICE * campaign.devices + THREADS_FOR_RETRIES
+    threads = _threads(campaign)
     runner = ThreadPoolTaskRunner[Any](max_workers=threads)
     with runner:
         wait(
@@ -107,7 +111,7 @@ def _render_rows(campaign: Campaign) -> None:
 
 
 def _render_shards(campaign: Campaign) -> None:
-    shards = THREADS_PER_DEVICE * campaign.devices
+    shards = _threads(campaign)
     runner = ThreadPoolTaskRunner[Any](max_workers=shards)
     with runner:
         wait(

@@ -25,6 +25,7 @@ from lynx_engine.errors import (
     AbandonedError,
     DeviceLostError,
     ErrorCode,
+    PausedError,
     RowError,
     pausing,
 )
@@ -91,7 +92,6 @@ class Campaign:
         self._paused = ""
         self._in_flight = 0
         self._guard = threading.Lock()
-        self._stopping = threading.Event()
 
     @property
     def devices(self) -> int:
@@ -111,7 +111,7 @@ class Campaign:
     def stop(self, signal_number: int, *, drain_s: float) -> None:
         """Begin no further row; rows in flight may finish, and with none there is no wait."""
         self.stopped_by = signal_number
-        self._begin_nothing()
+        self._dispatcher.stop()
         if self._in_flight:
             logger.warning("stopping; rows in flight get %.0f s", drain_s)
             self._observer.stopping(drain_s)
@@ -120,12 +120,8 @@ class Campaign:
 
     def abandon(self) -> None:
         """End the rows in flight now; they are recorded as interrupted."""
-        self._begin_nothing()
-        self._pool.abandon()
-
-    def _begin_nothing(self) -> None:
-        self._stopping.set()
         self._dispatcher.stop()
+        self._pool.abandon()
 
     def render_row(self, turn: Turn) -> RenderResult:
         """Render, publish and record one row. A failure is a result, never an exception."""
@@ -158,7 +154,7 @@ class Campaign:
                     self._in_flight -= 1
             if not isinstance(ended, Again):
                 return ended
-            if self._stopping.wait(ended.wait_s):
+            if self._dispatcher.wait(ended.wait_s):
                 return self._leave(turn.planned, tries)
             try:
                 self._dispatcher.again(turn, elsewhere=ended.elsewhere, last=ended.last)
@@ -281,7 +277,7 @@ class Campaign:
         match error:
             case AbandonedError():
                 return Interrupted()
-            case RowError(code=ErrorCode.DISK):
+            case RowError(code=ErrorCode.DISK) | PausedError():
                 return self._pause(str(error))
             case RowError():
                 return Failed(error.code, str(error))
@@ -321,7 +317,7 @@ class Campaign:
         """Stop the campaign without a mark on any row: the disk may not take a record now."""
         self._paused = self._paused or why
         logger.error("paused: %s", why)
-        self._begin_nothing()
+        self._dispatcher.stop()
         return Interrupted()
 
     def close(self) -> None:

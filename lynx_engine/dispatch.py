@@ -68,8 +68,8 @@ class Dispatcher:
     def __init__(self, rows: Sequence[PlannedJob], devices: Sequence[str]) -> None:
         """Take every row that is to run, and the names of the devices, each name once.
 
-        Rows that did not come to a good end last time go last: a row that kills its device should
-        not hold up the others every night.
+        Rows that did not come to a good end last time go last among those of their model: a row
+        that kills its device should not hold up the others every night.
         """
         self._changed = threading.Condition()
         self._lanes = {device: _Lane() for device in devices}
@@ -156,11 +156,19 @@ class Dispatcher:
                 wanted = (others or same) if elsewhere else (same or others)
                 free = [d for d in wanted if self._lanes[d].waiting is None]
                 if free and not (last and self._more_to_come):
-                    turn.device = min(free, key=lambda d: self._lanes[d].load)
-                    self._lanes[turn.device].waiting = turn
+                    model = model_of(turn.planned.job)
+                    lanes = self._lanes
+                    turn.device = min(free, key=lambda d: (lanes[d].model != model, lanes[d].load))
+                    lanes[turn.device].waiting, lanes[turn.device].model = turn, model
                     return
                 self._changed.wait()
             raise NoDeviceError
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; return at once, and True, when nothing further may begin."""
+        # Not an Event: a signal's handler may call `stop` while this very thread waits here.
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stopped, timeout=seconds)
 
     def done(self, turn: Turn) -> None:
         """Say that a row ended for good."""

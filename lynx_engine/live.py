@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderJob, RenderResult
-from lynx_engine.lock import LOCK_FILE
+from lynx_engine.lock import LIVE_FILE, LOCK_FILE
 
 if TYPE_CHECKING:
     from lynx_engine.outcomes import Observer
 
 logger = logging.getLogger(__name__)
 
-LIVE_FILE = ".live.json"
 _WRITE_EVERY_S = 1.0
 _HOLDER = re.compile(r"process ([0-9]{1,9}) on (\S+)")
 
@@ -186,11 +185,10 @@ class LiveProgress:
         """Write in `folder` of `rows` on `devices`; pass everything on to `inner`."""
         self._path = folder / LIVE_FILE
         self._rows = len(rows)
-        self._open = len(rows)
         self._devices = tuple(devices)
         self._inner = inner
         self._started_at = datetime.now(UTC)
-        self._counts: Counter[type[RenderResult]] = Counter()
+        self._results: dict[str, RenderResult] = {}
         self._in_flight: dict[str, RowInFlight] = {}
         self._clock = _Clock(rows)
         self._stopping = self._writing = self._warned = self._has_told = False
@@ -216,8 +214,8 @@ class LiveProgress:
         """Count the row."""
         with self._lock:
             began = self._in_flight.pop(planned.job.job_id, None) is not None
-            self._counts[type(result)] += 1
-            self._open -= 1
+            # A row whose failure was its device's ends twice.
+            self._results[planned.job.job_id] = result
             self._clock.end(planned.job, measured=began and isinstance(result, Rendered))
             self._tell()
         self._inner.finished(planned, result)
@@ -237,18 +235,25 @@ class LiveProgress:
                     self._path.unlink(missing_ok=True)
 
     def _now(self) -> Live:
-        eta_s = None if self._stopping else self._clock.eta_s(len(self._devices), self._open)
+        eta_s = (
+            None
+            if self._stopping
+            else self._clock.eta_s(len(self._devices), self._rows - len(self._results))
+        )
         return Live(
             pid=os.getpid(),
             host=platform.node(),
             started_at=self._started_at,
             rows=self._rows,
-            rendered=self._counts[Rendered],
-            failed=self._counts[Failed],
+            rendered=self._count(Rendered),
+            failed=self._count(Failed),
             in_flight=tuple(self._in_flight.values()),
             eta_s=eta_s,
             stopping=self._stopping,
         )
+
+    def _count(self, kind: type[RenderResult]) -> int:
+        return sum(isinstance(result, kind) for result in self._results.values())
 
     def _tell(self, *, at_once: bool = False) -> None:
         """Write the file whole or not at all; nothing waits for the disk."""

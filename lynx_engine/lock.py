@@ -19,12 +19,15 @@ from typing import TextIO
 from lynx_engine.errors import DamagedError, LockedError, pausing
 from lynx_engine.provenance.folding import Recovery, recover_log
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
+from lynx_engine.provenance.store import sync_folder
 from lynx_engine.survey import CLIPS_FOLDER
 
 logger = logging.getLogger(__name__)
 
 DRAFTS_FOLDER = ".drafts"
 LOCK_FILE = ".lock"
+LIVE_FILE = ".live.json"
+"""What a run tells other terminals; a killed run leaves it behind."""
 _MOMENT_S = 1.0
 
 
@@ -53,6 +56,10 @@ def lock_campaign(folder: Path) -> Generator[CampaignLock]:
     with pausing(folder):
         for name in (CLIPS_FOLDER, LOG_FOLDER, DRAFTS_FOLDER):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        # A clip is as safe as the names of all folders above it, up to the workspace.
+        for place in (folder, *folder.parents[:2]):
+            if os.access(place, os.R_OK):  # a home's own folder may be closed to its owner
+                sync_folder(place)
         file = (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace")
     with file:
         _take(file, folder)
@@ -97,7 +104,7 @@ def _sweep(folder: Path) -> Recovery:
         logger.info("listed %d files of the log that its index did not name", found.listed)
     if found.leftovers:
         logger.info("removed %d files of the log that were folded into another", found.leftovers)
-    drafts = list((folder / DRAFTS_FOLDER).iterdir())
+    drafts = [*(folder / DRAFTS_FOLDER).iterdir(), *folder.glob(f"{LIVE_FILE}*")]
     for draft in drafts:
         draft.unlink()
     if drafts or found.removed:

@@ -102,6 +102,9 @@ def idle_summary(plan: RenderPlan, clips: Path) -> CampaignSummary:
     )
 
 
+_OF_THE_DEVICE = frozenset({ErrorCode.WORKER_DIED, ErrorCode.BAD_FRAMES})
+
+
 @dataclass(slots=True)
 class Outcomes:
     """The rows that ended in this run; safe to use from several threads."""
@@ -119,16 +122,15 @@ class Outcomes:
             self.bugs += isinstance(result, Failed) and result.code is ErrorCode.INTERNAL
 
     def take_back(self, job_ids: Iterable[str]) -> list[PlannedJob]:
-        """Forget that these rows failed; return those that had."""
+        """Forget that these rows failed by their device; return those that had."""
         with self._lock:
-            failed = [
-                (job_id, self._ended[job_id][0])
-                for job_id in job_ids
-                if job_id in self._ended and isinstance(self._ended[job_id][1], Failed)
-            ]
-            for job_id, planned in failed:
-                self._ended[job_id] = (planned, Interrupted())
-            return [planned for _, planned in failed]
+            taken: list[PlannedJob] = []
+            for job_id in job_ids:
+                planned, result = self._ended.get(job_id, (None, None))
+                if planned and isinstance(result, Failed) and result.code in _OF_THE_DEVICE:
+                    self._ended[job_id] = (planned, Interrupted())
+                    taken.append(planned)
+            return taken
 
     def results(self) -> list[tuple[PlannedJob, RenderResult]]:
         """Return every row that ended, with its result, in the order they ended."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import DamagedError
+from lynx_engine.errors import DamagedError, PausedError
 from lynx_engine.jobs import Failed, Interrupted, PlannedJob, Rendered, RenderResult
 from lynx_engine.lock import DRAFTS_FOLDER
 from lynx_engine.provenance.folding import fold_log
@@ -45,12 +45,14 @@ class Publisher:
         self._key = key
         self._writing = threading.Lock()
         self._unfolded = 0
+        self._mode = 0o666 & ~_umask()
 
     def publish(self, planned: PlannedJob, draft: ClipDraft) -> Rendered:
         """Give a checked clip its name, with its record.
 
         Raises:
             OSError: If the disk refuses; then there is neither a new clip nor a record.
+            PausedError: If it refuses once the clip has its name.
         """
         result = Rendered(planned.job.clip_name, draft.clip, draft.worker)
         record = make_record(
@@ -64,13 +66,19 @@ class Publisher:
         with self._writing:
             part = prepare_part(self._log, record)
             try:
-                draft.path.chmod(0o666 & ~_umask())
+                sync_folder(self._log)
+                draft.path.chmod(self._mode)
                 draft.path.replace(self._clips / result.clip)
             except BaseException:
                 part.discard()
                 raise
-            sync_folder(self._clips)
-            part.commit()
+            try:
+                sync_folder(self._clips)
+                part.commit()
+            except OSError as error:
+                # The clip has its name; its record lies beside the log, and the next run puts it
+                # in place.
+                raise PausedError(f"{error.filename or self._log}: {error.strerror}") from error
             self._count()
         logger.info("rendered %s on %s", result.clip, result.worker.device)
         return result
@@ -136,7 +144,7 @@ class Publisher:
 
 
 def _umask() -> int:
-    # The mask can only be read by setting it; the campaign is the one writer of this process.
+    # The mask can only be read by setting it: once, before other threads make files.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -127,8 +127,7 @@ def litter_of(folder: Path, database: Path) -> Generator[Path]:
         folder: The campaign's folder.
         database: Where its Prefect server keeps its files.
     """
-    from lynx_engine.live import LIVE_FILE
-    from lynx_engine.lock import DRAFTS_FOLDER
+    from lynx_engine.lock import DRAFTS_FOLDER, LIVE_FILE
 
     yield from sorted((folder / DRAFTS_FOLDER).glob("*"))
     yield from sorted(folder.glob("traceback-*.txt"))

@@ -26,7 +26,7 @@ class RowLines:
     def __init__(self, rows: int) -> None:
         """Count up to `rows`."""
         self._rows = rows
-        self._ended = 0
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
         self._started: dict[str, float] = {}
 
@@ -40,8 +40,9 @@ class RowLines:
         if isinstance(result, Interrupted) and planned.job.job_id not in self._started:
             return
         with self._lock:
-            self._ended += 1
-            note(f"[{self._ended}/{self._rows}] {self._told(planned, result)}")
+            # A row whose failure was its device's ends twice.
+            self._ended.add(planned.job.job_id)
+            note(f"[{len(self._ended)}/{self._rows}] {self._told(planned, result)}")
 
     def stopping(self, drain_s: float) -> None:
         """Say what a stop waits for."""
@@ -65,7 +66,7 @@ class RowBars:
         """Draw on `progress`."""
         self._progress = progress
         self._rows = rows
-        self._ended = self._failed = 0
+        self._ended: dict[str, RenderResult] = {}
         self._bars: dict[str, TaskID] = {}
         self._lock = threading.Lock()
         self._all = progress.add_task(
@@ -87,12 +88,12 @@ class RowBars:
     def finished(self, planned: PlannedJob, result: RenderResult) -> None:
         """Take the row's bar away and count it."""
         with self._lock:
-            self._ended += not isinstance(result, Interrupted)
+            if not isinstance(result, Interrupted):
+                self._ended[planned.job.job_id] = result
             bar = self._bars.pop(planned.job.job_id, None)
             if bar is not None:
                 self._progress.remove_task(bar)
             if isinstance(result, Failed):
-                self._failed += 1
                 self._progress.console.print(
                     visible(f"failed {planned.job.clip_name}: {result.code}: {result.message}"),
                     style="red",
@@ -108,11 +109,11 @@ class RowBars:
         under_way = sum(
             task.completed for task in self._progress.tasks if task.id in self._bars.values()
         )
-        told = f"{self._ended}/{self._rows} rows" + (
-            f", {self._failed} failed" if self._failed else ""
-        )
+        ended = len(self._ended)
+        failed = sum(isinstance(result, Failed) for result in self._ended.values())
+        told = f"{ended}/{self._rows} rows" + (f", {failed} failed" if failed else "")
         self._progress.update(
-            self._all, description="campaign", completed=self._ended * _ROW + under_way, told=told
+            self._all, description="campaign", completed=ended * _ROW + under_way, told=told
         )
 
 

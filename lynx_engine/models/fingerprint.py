@@ -6,6 +6,7 @@ Loads no torch and reads no tensor: planning runs it before any worker exists.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
 LOCK_NAME = "models.lock.json"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 _CONFIGS = (
     "model_index.json",
@@ -84,13 +86,16 @@ def locked_digests(models_dir: Path) -> dict[str, str]:
         return {}
     try:
         files = json.loads(lock.read_text(encoding="utf-8"))["files"]
-        return {str(path): str(facts["sha256"]).lower() for path, facts in files.items()}
+        locked = {str(path): str(facts["sha256"]).lower() for path, facts in files.items()}
+        if wrong := [path for path, digest in locked.items() if not _SHA256.fullmatch(digest)]:
+            raise ValueError(f"no sha256: {', '.join(wrong)}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RowError(
             ErrorCode.WEIGHTS,
             f'{lock}: not a lock file, which holds {{"files": {{path: {{"sha256": ...}}}}}} '
             f"({error!r}). Mend or delete it.",
         ) from error
+    return locked
 
 
 def write_lock(folder: Path) -> None:

@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lynx_engine.errors import DamagedError, Problem
+from lynx_engine.provenance.files import sync_folder
 
 KEY_BYTES = 32
+FILE_BYTES = KEY_BYTES + hashlib.sha256().digest_size
 KEY_FILE = "workspace.key"
 
 
@@ -75,17 +77,28 @@ def _commit(root: Path) -> str:
 def read_workspace_key(state_dir: Path) -> bytes | None:
     """Return the workspace's secret key, or None if no run made one yet.
 
+    The file holds the key and its sha256: with a changed key, every photo would be another one.
+
     Raises:
         DamagedError: If the file is not a key: an empty one would make every digest searchable.
     """
     path = state_dir / KEY_FILE
     if not path.exists():
         return None
-    key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-        text = f"holds {len(key)} bytes, a workspace key has {KEY_BYTES}. Delete it."
-        raise DamagedError("The workspace key is damaged", [Problem(str(path), text)])
-    return key
+    data = path.read_bytes()
+    key = data[:KEY_BYTES]
+    if len(data) != FILE_BYTES:
+        text = f"holds {len(data)} bytes, a workspace key has {FILE_BYTES}."
+    elif data != _with_digest(key):
+        text = "its bytes are not those that were written."
+    else:
+        return key
+    advice = "Put it back as it was, or delete it: photos of past records are not known again then."
+    raise DamagedError("The workspace key is damaged", [Problem(str(path), text)], advice)
+
+
+def _with_digest(key: bytes) -> bytes:
+    return key + hashlib.sha256(key).digest()
 
 
 def make_workspace_key(state_dir: Path) -> bytes:
@@ -101,13 +114,14 @@ def make_workspace_key(state_dir: Path) -> bytes:
         temp = path.with_name(f".{KEY_FILE}.{secrets.token_hex(8)}")
         descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
+            file.write(_with_digest(secrets.token_bytes(KEY_BYTES)))
             file.flush()
             os.fsync(file.fileno())
         # A link, not a rename: of two processes that race here, the first one's key stays.
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(temp)
         temp.unlink()
+        sync_folder(state_dir)
     key = read_workspace_key(state_dir)
     if key is None:
         raise FileNotFoundError(errno.ENOENT, "the key was deleted while it was made", str(path))

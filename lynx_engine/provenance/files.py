@@ -201,6 +201,10 @@ def names_in(folder: Path) -> list[str]:
         names = os.listdir(folder)  # noqa: PTH208  # names are all we need of 100,000 files
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        if os.path.lexists(folder):
+            raise
+        return []  # a folder above it is a file: there is no log
     return sorted(name for name in names if name != INDEX and not name.startswith("."))
 
 

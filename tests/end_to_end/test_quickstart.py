@@ -50,7 +50,8 @@ def test_eight_clips_decode_to_eight_different_moving_pictures(studio: Workspace
 
 def test_each_clip_has_one_record_that_agrees_with_the_file(studio: Workspace) -> None:
     records = studio.json("log", "quickstart")
-    assert len(records) == len(studio.parts("quickstart")) == 8
+    assert len(records) == 8
+    assert len(studio.parts("quickstart")) == 1, "folded at the end of the run"
     by_clip = {record["clip"]: record for record in records}
     for clip in studio.clips("quickstart"):
         record = by_clip[clip.name]

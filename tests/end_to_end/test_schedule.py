@@ -271,7 +271,9 @@ def test_missed_ticks_become_one_and_none_overlaps_another(workspace: Workspace)
 def test_schedule_ticks_by_itself_and_ctrl_c_leaves_a_campaign_that_goes_on(
     workspace: Workspace,
 ) -> None:
-    write_manifest(workspace, 40)
+    rows = [f'  - {{text: "sleep=2", seed: {n}}}' for n in range(40)]
+    head = ["campaign: trial", "defaults: {variant: sleeper}", "rows:"]
+    workspace.write("m.yaml", [*head, *rows])
     with serving(workspace) as served:
         served.wait_for("no schedule yet")
         # Seconds are not to be had on the command line; a tick comes soon enough for a test.

@@ -46,7 +46,8 @@ class Workspace:
         return sorted((self.folder / "outputs" / campaign / "clips").glob("*.mp4"))
 
     def parts(self, campaign: str) -> list[Path]:
-        return sorted((self.folder / "outputs" / campaign / "provenance").iterdir())
+        """The parquet files of the log: one, once a run has ended and folded it."""
+        return sorted((self.folder / "outputs" / campaign / "provenance").glob("*.parquet"))
 
     def write(self, name: str, lines: str | Sequence[str]) -> Path:
         path = self.folder / name

@@ -19,21 +19,32 @@ from lynx_engine.live import Holder, Live, RowInFlight
 from tests.support.jobs import make_job, planned, rendered
 
 JOB = make_job(subject="host")
+OTHER, THIRD = replace(JOB, seed=2), replace(JOB, seed=3)
 
 
 def test_pipe_gets_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     lines = RowLines(3)
     lines.stage(JOB, "denoise", 1, 4)
     lines.finished(planned(JOB), rendered(JOB))
-    lines.finished(planned(JOB), Failed(ErrorCode.ENCODER, "no \x1b[2J space"))
-    lines.finished(planned(JOB), Interrupted())
+    lines.finished(planned(OTHER), Failed(ErrorCode.ENCODER, "no \x1b[2J space"))
+    lines.stage(THIRD, "denoise", 1, 4)
+    lines.finished(planned(THIRD), Interrupted())
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == (
         f"[1/3] rendered {JOB.clip_name} (0.0 s)\n"
-        f"[2/3] failed {JOB.clip_name}: encoder: no \\u001b[2J space\n"
-        f"[3/3] interrupted {JOB.clip_name}\n"
+        f"[2/3] failed {OTHER.clip_name}: encoder: no \\u001b[2J space\n"
+        f"[3/3] interrupted {THIRD.clip_name}\n"
     )
+
+
+def test_row_that_comes_back_from_a_bad_device_is_counted_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = RowLines(2)
+    lines.finished(planned(JOB), Failed(ErrorCode.WORKER_DIED, "the process died"))
+    lines.finished(planned(JOB), rendered(JOB))
+    assert [line[:5] for line in capsys.readouterr().err.splitlines()] == ["[1/2]", "[1/2]"]
 
 
 def bars() -> tuple[RowBars, Progress, io.StringIO]:
