@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit schema clean
+.PHONY: help demo test lint types imports unit faults bench schema clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,12 @@ imports: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
+	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults
+
+bench: $(VENV)/.installed-test  ## Measure orchestration and fan-out on an idle machine
+	$(BIN)/python -m tests.benchmarks.bench_fanout
 
 schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
 	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json

@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import showing
+from flows.dead_runs import close_dead_runs
 from flows.logs import log_file
 from flows.run import open_run, prepare_run, stops_on_signals
 from flows.schedules.turns import Coalesced, campaign_folder, wait_for_lock
@@ -47,6 +48,8 @@ def run_flow(campaign: Campaign, *, api_url: str | None) -> None:
     token = _handed_over.set(campaign)
     try:
         with temporary_settings(updates=updates):
+            if api_url is not None:
+                close_dead_runs()
             render_campaign(campaign.plan.campaign, return_state=True)
             # What Prefect still has to send goes out while its server lives.
             EventsWorker.drain_all(timeout=DRAIN_S)

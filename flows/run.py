@@ -39,6 +39,9 @@ DRAIN_S = 20.0
 class Silence:
     """An observer that says nothing."""
 
+    def serving(self, address: str) -> None:
+        """Ignore where Prefect shows the run."""
+
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """Ignore progress."""
 
@@ -118,6 +121,7 @@ def _render_as_flow(run: Run, lock: CampaignLock) -> CampaignSummary:
 
         if server is not None:
             server.wait_until_ready()
+            run.observer.serving(server.url.removesuffix("/api"))
         run_flow(campaign, api_url=None if server is None else server.url)
         return campaign.summary()
 

@@ -196,6 +196,10 @@ class LiveProgress:
         # Reentrant: a signal's handler calls `stopping` in a thread that may hold the lock.
         self._lock = threading.RLock()
 
+    def serving(self, address: str) -> None:
+        """Pass on where Prefect shows the run."""
+        self._inner.serving(address)
+
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """Remember how far the row is."""
         with self._lock:

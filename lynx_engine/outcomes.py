@@ -23,6 +23,10 @@ from lynx_engine.jobs import (
 class Observer(Protocol):
     """Somebody who watches; called from several threads."""
 
+    def serving(self, address: str) -> None:
+        """Prefect shows the run at `address`."""
+        ...
+
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """A row reached step `done` of `total` in stage `name`."""
         ...

@@ -30,6 +30,10 @@ class RowLines:
         self._lock = threading.Lock()
         self._started: dict[str, float] = {}
 
+    def serving(self, address: str) -> None:
+        """Say where to look, too."""
+        note(_serving(address))
+
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """Remember when the row began."""
         del name, done, total
@@ -73,6 +77,10 @@ class RowBars:
             "starting Prefect and devices", total=rows * _ROW, told=f"0/{rows} rows"
         )
 
+    def serving(self, address: str) -> None:
+        """Say where to look, too, above the bars."""
+        self._progress.console.print(_serving(address), markup=False)
+
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         """Move the row's bar."""
         begin = float(_STARTS_AT.get(name, 98))
@@ -115,6 +123,10 @@ class RowBars:
         self._progress.update(
             self._all, description="campaign", completed=ended * _ROW + under_way, told=told
         )
+
+
+def _serving(address: str) -> str:
+    return f"Prefect shows this run at {address} while it lasts."
 
 
 def _stopping(drain_s: float) -> str:

@@ -95,6 +95,10 @@ class Watcher:
     stages: list[tuple[int, str, int, int]] = field(default_factory=list)
     results: dict[int, RenderResult] = field(default_factory=dict)
     drains: list[float] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+
+    def serving(self, address: str) -> None:
+        self.addresses.append(address)
 
     def stage(self, job: RenderJob, name: str, done: int, total: int) -> None:
         self.stages.append((job.seed, name, done, total))

@@ -1,0 +1,87 @@
+"""What Prefect shows of a campaign: one task run a row, with its true state."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+
+from tests.support.workspaces import COMMAND, Workspace
+
+
+def write_manifest(workspace: Workspace, prompts: list[str]) -> None:
+    rows = [f'  - {{text: "{text}", seed: {n}}}' for n, text in enumerate(prompts)]
+    head = ["campaign: trial", "defaults: {variant: sleeper}", "rows:"]
+    workspace.write("m.yaml", [*head, *rows])
+
+
+def query(workspace: Workspace, sql: str) -> list[tuple[str, ...]]:
+    database = workspace.folder / ".lynx" / "prefect" / "trial" / "prefect.db"
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> None:
+    once = workspace.folder / "once"
+    write_manifest(workspace, ["sleep=0.1", f"fault=exit once={once}", "fault=segfault"])
+    done = workspace.run("render", "m.yaml", "--devices", "cpu:2")
+    assert done.returncode == 1, done.stderr
+    assert "Prefect shows this run at http://127.0.0.1:" in done.stderr
+
+    tasks = dict(query(workspace, "select name, state_type from task_run"))
+    by_seed = {re.findall("-s([0-9]+)-sleeper-", name)[0]: state for name, state in tasks.items()}
+    assert by_seed == {"0": "COMPLETED", "1": "COMPLETED", "2": "FAILED"}
+    assert all(name.startswith("render none-") and name.endswith(".mp4") for name in tasks)
+    assert query(workspace, "select name, state_type from flow_run") == [("trial", "FAILED")]
+
+    artifacts = {
+        kind: (key, json.loads(data))
+        for key, kind, data in query(workspace, "select key, type, data from artifact")
+    }
+    assert artifacts["progress"] == ("trial-progress", 100.0)
+    key, table = artifacts["table"]
+    rows = json.loads(table) if isinstance(table, str) else table
+    assert key == "trial-results"
+    assert [row["result"] for row in rows] == ["failed: worker_died", "rendered", "rendered"]
+
+
+def test_run_that_was_killed_is_shown_as_crashed_and_its_database_may_be_deleted(
+    workspace: Workspace,
+) -> None:
+    write_manifest(workspace, ["sleep=1"] * 6)
+    with subprocess.Popen(
+        [COMMAND, "render", "m.yaml"],
+        cwd=workspace.folder,
+        env=workspace.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("[1/6]"):
+                break
+        # Prefect sends what happened in batches.
+        time.sleep(1.5)
+        os.kill(process.pid, signal.SIGKILL)
+    again = workspace.run("render", "m.yaml", "--limit", "1")
+    assert again.returncode == 0, again.stderr
+    states = [state for (state,) in query(workspace, "select state_type from flow_run")]
+    assert sorted(states) == ["COMPLETED", "CRASHED"]
+    tasks = {state for (state,) in query(workspace, "select state_type from task_run")}
+    assert tasks <= {"COMPLETED", "CRASHED"}
+
+    assert workspace.run("clean", "trial").returncode == 0
+    assert not (workspace.folder / ".lynx" / "prefect" / "trial").exists()
+    last = workspace.run("render", "m.yaml")
+    assert last.returncode == 0, last.stderr
+    assert len(workspace.clips("trial")) == 6
+    log = workspace.json("log", "trial")
+    assert [row["status"] for row in log].count("rendered") == 6
