@@ -40,6 +40,7 @@ from lynx_engine.jobs import (
 )
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
+from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.provenance.environment import make_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_history
@@ -205,12 +206,14 @@ class Campaign:
         path = self._publisher.drafts / name
         # Made here, so that nobody else's file or link can stand under this name.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage == FINISHING:
+                self._dispatcher.finishing(turn)
+            self._observer.stage(job, stage, done, total)
+
         try:
-            return self._pool.render(
-                turn.device,
-                RenderTask(job, face, path),
-                lambda stage, done, total: self._observer.stage(job, stage, done, total),
-            )
+            return self._pool.render(turn.device, RenderTask(job, face, path), tell)
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
             raise

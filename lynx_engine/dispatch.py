@@ -34,22 +34,30 @@ class Turn:
     Attributes:
         planned: The row.
         device: Where it renders; while it waits, a device that has nothing to do may take it.
+        is_finishing: Whether it will end in a moment.
     """
 
     planned: PlannedJob
     device: str
+    is_finishing: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class _Lane:
     model: Model | None = None
+    finishing: Turn | None = None
     running: Turn | None = None
     waiting: Turn | None = None
     blocked: bool = False
 
+    def advance(self) -> None:
+        """Make room for the next row when the running one finishes; one at a time does."""
+        if self.running is not None and self.running.is_finishing and self.finishing is None:
+            self.running, self.finishing = None, self.running
+
     @property
     def load(self) -> int:
-        return (self.running is not None) + (self.waiting is not None)
+        return sum(turn is not None for turn in (self.finishing, self.running, self.waiting))
 
 
 def model_of(job: RenderJob) -> Model:
@@ -131,6 +139,16 @@ class Dispatcher:
                     self._changed.wait()
             self._leave(turn)
             raise NoDeviceError
+
+    def finishing(self, turn: Turn) -> None:
+        """Say that a row will end in a moment: the one that waits behind it may start.
+
+        The next row then stands in the device's process when the device gets free.
+        """
+        with self._changed:
+            turn.is_finishing = True
+            self._lanes[turn.device].advance()
+            self._changed.notify_all()
 
     def end(self, turn: Turn) -> None:
         """Free the device; the row may still `start` again."""
@@ -244,7 +262,11 @@ class Dispatcher:
 
     def _leave(self, turn: Turn) -> None:
         lane = self._lanes[turn.device]
+        if lane.finishing is turn:
+            lane.finishing = None
         if lane.running is turn:
             lane.running = None
         if lane.waiting is turn:
             lane.waiting = None
+        turn.is_finishing = False
+        lane.advance()

@@ -96,9 +96,11 @@ class Sleeper:
             if step == job.steps // 2:
                 _fail_if_told(words)
         slept_s = time.perf_counter() - started
+        frames = draw_pattern(job)
+        drawn_s = time.perf_counter() - started - slept_s
         return Rendering(
-            frames=draw_pattern(job),
-            stages_s={"text": 0.0, "subject": 0.0, "denoise": slept_s, "decode": 0.0},
+            frames=frames,
+            stages_s={"text": 0.0, "subject": 0.0, "denoise": slept_s, "decode": drawn_s},
             peak_memory_bytes=0,
             attention_backend="none",
             memory_tier="resident",

@@ -167,7 +167,8 @@ class DeviceWorker:
         job = task.job
         try:
             with self._faults():
-                on_stage("load", 0, 1)
+                if self._loaded_key != (job.variant, job.precision):
+                    on_stage("load", 0, 1)
                 loaded = self.load(job.variant, job.precision)
                 load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
                 rendering = self._unencoded.pop(job.job_id, None) or loaded.engine.render(

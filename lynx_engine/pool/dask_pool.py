@@ -83,6 +83,69 @@ class DeviceProcess(Protocol):
         ...
 
 
+class _ProcessDiedError(Exception):
+    """The process ended with work of ours in it; says how."""
+
+
+class Seat:
+    """One device with its process, and the calls that are made of it, in order.
+
+    Two at most: one that is worked on, and one that waits in the process for the first to end, so
+    that no device waits for a message.
+
+    Attributes:
+        device: Its name.
+        process: Its process, through all replacements.
+        setup: What its process must know.
+        starting: Held while the process is started.
+        generation: Counts its processes.
+        blamed: Generation -> the call that its process died under.
+    """
+
+    def __init__(self, device: str, process: DeviceProcess, setup: WorkerSetup) -> None:
+        """Take a process that is starting."""
+        self.device = device
+        self.process = process
+        self.setup = setup
+        self.starting = threading.RLock()
+        self.generation = 0
+        self.blamed: dict[int, object] = {}
+        self._calls: list[object] = []
+        self._how: dict[int, str] = {}
+
+    @contextmanager
+    def queued(self) -> Generator[object]:
+        """Stand in the queue during the block; gives the place in it."""
+        place = object()
+        with self.starting:
+            self._calls.append(place)
+        try:
+            yield place
+        finally:
+            with self.starting:
+                self._calls.remove(place)
+
+    def is_first(self, place: object) -> bool:
+        """Whether the process works on this call."""
+        return self._calls[0] is place
+
+    def end(self, generation: int) -> None:
+        """End the process of that generation, if it is still there."""
+        with self.starting:
+            if generation == self.generation:
+                self.process.end()
+
+    def bury(self, generation: int, how: str) -> str:
+        """Replace the process of that generation, once; return how it died."""
+        with self.starting:
+            if generation == self.generation:
+                self.blamed[generation] = self._calls[0]
+                self._how[generation] = how
+                self.generation += 1
+                self.process.replace()
+            return self._how[generation]
+
+
 class DevicePool:
     """One device process a device; see `Pool`."""
 
@@ -97,13 +160,15 @@ class DevicePool:
         """Use processes that are starting, by device."""
         self.devices = tuple(processes)
         self._client = client
-        self._processes = processes
-        self._setups = setups
+        self._seats = {
+            name: Seat(name, process, setups[name]) for name, process in processes.items()
+        }
         self._start_s = settings.worker_start_s
         self._deadlines = Deadlines(
             unmeasured_s=settings.deadline_s, floor_s=settings.deadline_floor_s
         )
         self._listeners: dict[str, Callable[[str, int, int], None]] = {}
+        self._own: set[str] = set()
         self._abandoned = False
         client.subscribe_topic(remote.STAGES, self._hear)
 
@@ -136,94 +201,106 @@ class DevicePool:
     def _call(
         self, device: str, work: Callable[[A, WorkerSetup], T], argument: A, watch: Watch
     ) -> T:
-        address = self._ready(device)
-        watch.restart()
-        future = self._client.submit(
-            work,
-            argument,
-            self._setups[device],
-            workers=[address],
-            allow_other_workers=False,
-            pure=False,
-        )
-        try:
-            return self._wait(device, future, watch)
-        finally:
-            future.release()
+        seat = self._seats[device]
+        with seat.queued() as place:
+            while True:
+                generation, address = self._ready(seat)
+                watch.restart()
+                future = self._client.submit(
+                    work,
+                    argument,
+                    seat.setup,
+                    workers=[address],
+                    allow_other_workers=False,
+                    pure=False,
+                )
+                self._own.add(future.key)
+                try:
+                    return self._wait(seat, future, watch, place, generation)
+                except _ProcessDiedError as died:
+                    how = seat.bury(generation, str(died))
+                    # The process died under the row it worked on; the one behind it was not begun.
+                    if seat.blamed[generation] is place:
+                        raise RowError(
+                            ErrorCode.WORKER_DIED,
+                            f"the process of {device} {how} while it held this row "
+                            f"(last heard of in stage {watch.stage}).",
+                        ) from None
+                finally:
+                    self._own.discard(future.key)
+                    future.release()
 
-    def _ready(self, device: str) -> str:
-        """Return the address of the device's process once it has said hello."""
-        process = self._processes[device]
+    def _ready(self, seat: Seat) -> tuple[int, str]:
+        """Return generation and address of the device's process once it has said hello."""
+        process = seat.process
         why = ""
-        for _ in range(process.starts):
-            give_up = time.monotonic() + self._start_s
-            while time.monotonic() < give_up:
-                if self._abandoned:
-                    raise AbandonedError
-                why = process.death()
-                if why:
-                    break
-                address = process.address()
-                if address is not None:
-                    return address
-                time.sleep(_POLL_S / 2)
-            why = why or f"did not say hello within {self._start_s:.0f} s"
-            logger.warning("%s: device process %s", device, why)
-            process.end()
-            process.replace()
-        raise DeviceLostError(f"{device}: its process {why}; campaign.log has its last words")
+        with seat.starting:
+            for _ in range(process.starts):
+                give_up = time.monotonic() + self._start_s
+                while time.monotonic() < give_up:
+                    if self._abandoned:
+                        raise AbandonedError
+                    why = process.death()
+                    if why:
+                        break
+                    address = process.address()
+                    if address is not None:
+                        return seat.generation, address
+                    time.sleep(_POLL_S / 2)
+                why = why or f"did not say hello within {self._start_s:.0f} s"
+                logger.warning("%s: device process %s", seat.device, why)
+                seat.end(seat.generation)
+                seat.bury(seat.generation, why)
+        raise DeviceLostError(f"{seat.device}: its process {why}; campaign.log has its last words")
 
-    def _wait(self, device: str, future: Future[T], watch: Watch) -> T:
+    def _wait(
+        self, seat: Seat, future: Future[T], watch: Watch, place: object, generation: int
+    ) -> T:
         from distributed import KilledWorker
 
-        process = self._processes[device]
+        process = seat.process
         ended = threading.Event()
         future.add_done_callback(lambda _: ended.set())
         while True:
             answered = ended.wait(_POLL_S)
             if self._abandoned:
-                process.end()
+                seat.end(generation)
                 raise AbandonedError
             if answered:
                 try:
                     # The answer itself may be lost with its process: the loop goes on then.
                     return future.result(timeout=_POLL_S)
-                except KilledWorker:
-                    self._raise_death(device, self._last_words(device), watch)
-                except CancelledError:
-                    self._raise_death(device, self._last_words(device), watch)
+                except (KilledWorker, CancelledError):
+                    raise _ProcessDiedError(self._last_words(seat, generation)) from None
                 except TimeoutError:
                     pass
-            if how := process.death():
-                self._raise_death(device, how, watch)
-            if watch.overdue_s() > 0 and not self._waits_for_others(future):
+            if seat.generation != generation:
+                raise _ProcessDiedError("died")
+            how = process.death()
+            if how and seat.generation == generation:
+                raise _ProcessDiedError(how)
+            if not seat.is_first(place):
+                watch.restart()
+            elif watch.overdue_s() > 0 and not self._waits_for_others(future):
                 how = f"gave no sign of life for {watch.silence_s():.0f} s and was killed"
-                process.end()
-                self._raise_death(device, how, watch)
+                seat.end(generation)
+                raise _ProcessDiedError(how)
 
-    def _last_words(self, device: str) -> str:
+    def _last_words(self, seat: Seat, generation: int) -> str:
         """Return how a process died that Dask has lost already."""
         give_up = time.monotonic() + _EXIT_S
-        while time.monotonic() < give_up:
-            if how := self._processes[device].death():
+        while time.monotonic() < give_up and seat.generation == generation:
+            if how := seat.process.death():
                 return how
             time.sleep(_POLL_S / 2)
-        self._processes[device].end()
+        seat.end(generation)
         return "lost its connection"
-
-    def _raise_death(self, device: str, how: str, watch: Watch) -> None:
-        self._processes[device].replace()
-        raise RowError(
-            ErrorCode.WORKER_DIED,
-            f"the process of {device} {how} while it held this row "
-            f"(last heard of in stage {watch.stage}).",
-        )
 
     def _waits_for_others(self, future: Future[T]) -> bool:
         """Whether the row stands in a queue of a cluster that others use, too."""
         processing = self._client.processing()
         mine = next((keys for keys in processing.values() if future.key in keys), ())
-        return len(mine) > 1
+        return not self._own.issuperset(mine)
 
     def _hear(self, event: tuple[float, dict[str, object]]) -> None:
         _, said = event

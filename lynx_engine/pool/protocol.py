@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 
 
+FINISHING = "encode"
+"""From this stage on a row needs its device no longer for long."""
+
+
 class Pool(Protocol):
     """Something that renders jobs; its calls block and may come from several threads.
 
-    At most one call at a time is made for each device. Every call raises `RowError` when the work
+    At most two calls at a time are made for each device, the second one when the first has told of
+    the stage `FINISHING`. Every call raises `RowError` when the work
     failed (code `worker_died` when its process did), `DeviceLostError` when the device cannot be
     had any more, and `AbandonedError` after `abandon`.
     """

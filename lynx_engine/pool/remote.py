@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lynx_engine import __version__
 from lynx_engine.pool.devices import count_gpus
+from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.worker import DeviceWorker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def render(task: RenderTask, setup: WorkerSetup) -> ClipDraft:
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - told < TELL_EVERY_S:
+        if now - told < TELL_EVERY_S and stage != FINISHING:
             return
         told = now
         # The draft's name is unique to the attempt.

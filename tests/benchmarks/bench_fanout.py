@@ -99,7 +99,7 @@ def _render(jobs: Sequence[RenderJob], campaign: str, pool: object, settings: Se
             observer=Silence(),
         ) as opened,
     ):
-        threads = 2 * opened.devices
+        threads = 2 * opened.devices + 16  # as the flow has
 
         def loop(_: int) -> None:
             for turn in opened.turns(threads=threads):

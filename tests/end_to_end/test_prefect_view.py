@@ -42,12 +42,13 @@ def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> N
     assert query(workspace, "select name, state_type from flow_run") == [("trial", "FAILED")]
 
     artifacts = {
-        kind: (key, json.loads(data))
+        kind: (key, data)
         for key, kind, data in query(workspace, "select key, type, data from artifact")
     }
-    assert artifacts["progress"] == ("trial-progress", 100.0)
+    key, progress = artifacts["progress"]
+    assert (key, float(progress)) == ("trial-progress", 100.0)
     key, table = artifacts["table"]
-    rows = json.loads(table) if isinstance(table, str) else table
+    rows = json.loads(json.loads(table))
     assert key == "trial-results"
     assert [row["result"] for row in rows] == ["failed: worker_died", "rendered", "rendered"]
 

@@ -109,7 +109,7 @@ def prepare(manifest: Path, devices: str, *, retry: bool) -> Run:
 
 
 def render_all(campaign: Campaign) -> None:
-    threads = 2 * campaign.devices
+    threads = 2 * campaign.devices + 16  # as the flow has
 
     def loop(_: int) -> None:
         for turn in campaign.turns(threads=threads):

@@ -85,7 +85,7 @@ def test_device_process_renders_keeps_its_model_warm_and_tells_its_stages(
     deadline = time.monotonic() + 10
     while "denoise" not in {stage for stage, _, _ in told} and time.monotonic() < deadline:
         time.sleep(0.05)  # events travel beside the results
-    assert {"load", "denoise"} <= {stage for stage, _, _ in told}
+    assert {"denoise", "encode"} <= {stage for stage, _, _ in told}
 
     # The process boundary changes nothing: the same job here gives the same frames.
     here = InProcessPool(settings, "cpu")
@@ -232,6 +232,57 @@ def test_two_devices_work_at_the_same_time(settings: Settings, tmp_path: Path) -
             )
         assert time.monotonic() - started < 5.5
         assert [draft.worker.device for draft in drafts] == ["cpu:0", "cpu:1"]
+
+
+def test_row_that_waits_in_the_process_is_not_charged_with_its_death(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with open_pool(settings, ("cpu",)) as pool, ThreadPoolExecutor() as threads:
+        pool.render("cpu", sleeper_task(tmp_path, ""), ignore)
+        first = threads.submit(
+            pool.render, "cpu", sleeper_task(tmp_path, "sleep=3 fault=exit"), ignore
+        )
+        time.sleep(0.5)
+        behind = threads.submit(
+            pool.render, "cpu", sleeper_task(tmp_path, "sleep=0.1", seed=7), ignore
+        )
+        with pytest.raises(RowError, match="exited with 0"):
+            first.result(30)
+        assert behind.result(30).clip.frames == 5
+        # What it left behind does not speak against the next row either.
+        assert pool.render("cpu", sleeper_task(tmp_path, "", seed=8), ignore).clip.frames == 5
+
+
+def test_row_that_waits_behind_a_hang_runs_in_the_next_process(
+    settings: Settings, tmp_path: Path
+) -> None:
+    quick = settings.model_copy(update=QUICK)
+    with open_pool(quick, ("cpu",)) as pool, ThreadPoolExecutor() as threads:
+        pool.render("cpu", sleeper_task(tmp_path, ""), ignore)
+        first = threads.submit(
+            pool.render, "cpu", sleeper_task(tmp_path, "fault=hang_with_lock"), ignore
+        )
+        time.sleep(0.5)
+        behind = threads.submit(
+            pool.render, "cpu", sleeper_task(tmp_path, "sleep=0.1", seed=7), ignore
+        )
+        with pytest.raises(RowError, match="gave no sign of life"):
+            first.result(30)
+        assert behind.result(30).clip.frames == 5
+
+
+def test_second_row_is_in_the_process_when_the_first_one_ends(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with open_pool(settings, ("cpu",)) as pool, ThreadPoolExecutor() as threads:
+        pool.render("cpu", sleeper_task(tmp_path, ""), ignore)
+        rows = [
+            threads.submit(pool.render, "cpu", sleeper_task(tmp_path, "sleep=1", seed=n), ignore)
+            for n in (1, 2)
+        ]
+        drafts = sorted((row.result(30) for row in rows), key=lambda draft: draft.started_at)
+        ended = drafts[0].started_at.timestamp() + sum(drafts[0].worker.stages_s.values())
+        assert drafts[1].started_at.timestamp() - ended < 0.1
 
 
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered"

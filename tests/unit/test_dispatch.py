@@ -580,3 +580,30 @@ def test_real_threads_hand_out_every_row_once_and_finish(seed: int) -> None:
     assert not any(worker.is_alive() for worker in workers), "a thread waits for ever"
     assert Counter(ended) == expected
     assert faults == []
+
+
+def test_waiting_row_starts_when_the_running_one_finishes() -> None:
+    dispatcher = Dispatcher([planned(make_job(seed=n)) for n in range(4)], ["a"])
+    first = dispatcher.next_turn(8)
+    assert first is not None
+    dispatcher.start(first)
+    second = dispatcher.next_turn(8)
+    assert second is not None
+    dispatcher.finishing(first)
+    dispatcher.start(second)  # would wait for ever without it
+    third = dispatcher.next_turn(8)
+    assert third is not None
+    dispatcher.finishing(second)
+    started: list[str] = []
+
+    def begin() -> None:
+        dispatcher.start(third)
+        started.append("third")
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert started == [], "two rows stand in the process already"
+    dispatcher.end(first)
+    thread.join(5)
+    assert started == ["third"]
