@@ -116,8 +116,11 @@ def tiny(count: int, *, first_seed: int) -> list[RenderJob]:
 
 
 def sleepers(lengths: Sequence[float], *, load: float = 0.0, **changes: object) -> list[RenderJob]:
+    # As many steps as it is long: that is how the dispatcher knows a row's length.
     return [
-        make_sleeper_job(f"sleep={length:.3f} load={load}", seed=n, **changes)
+        make_sleeper_job(
+            f"sleep={length:.3f} load={load}", seed=n, steps=max(1, round(10 * length)), **changes
+        )
         for n, length in enumerate(lengths)
     ]
 

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from typing import Any
 
 from tests.support.workspaces import COMMAND, Workspace
 
@@ -19,7 +20,7 @@ def write_manifest(workspace: Workspace, prompts: list[str]) -> None:
     workspace.write("m.yaml", [*head, *rows])
 
 
-def query(workspace: Workspace, sql: str) -> list[tuple[str, ...]]:
+def query(workspace: Workspace, sql: str) -> list[Any]:
     database = workspace.folder / ".lynx" / "prefect" / "trial" / "prefect.db"
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
@@ -35,7 +36,7 @@ def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> N
     assert done.returncode == 1, done.stderr
     assert "Prefect shows this run at http://127.0.0.1:" in done.stderr
 
-    tasks = dict(query(workspace, "select name, state_type from task_run"))
+    tasks: dict[str, str] = dict(query(workspace, "select name, state_type from task_run"))
     by_seed = {re.findall("-s([0-9]+)-sleeper-", name)[0]: state for name, state in tasks.items()}
     assert by_seed == {"0": "COMPLETED", "1": "COMPLETED", "2": "FAILED"}
     assert all(name.startswith("render none-") and name.endswith(".mp4") for name in tasks)
