@@ -256,9 +256,6 @@ class Campaign:
                 self._record(turn.planned, result, started_at)
             return result
         again = tries.after(result.code, transient=_is_transient(error))
-        if result.code is ErrorCode.WORKER_DIED and again is None:
-            told = f"{result.message} It is quarantined: only `lynx-engine retry` runs it again."
-            result = replace(result, message=told)
         self._settle(turn.planned, tries)
         if not self._record(turn.planned, result, started_at):
             return Interrupted()

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lynx_engine.errors import (
     AbandonedError,
@@ -26,6 +27,7 @@ from lynx_engine.pool.cluster import ClusterWorker, greet_workers
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.local import LocalProcess
 from lynx_engine.pool.reaper import reaper
+from lynx_engine.pool.seats import DeviceProcess, ProcessDiedError, Seat
 from lynx_engine.worker import WorkerSetup, setup_for
 
 if TYPE_CHECKING:
@@ -52,98 +54,6 @@ _DASK: dict[str, object] = {
     "distributed.admin.low-level-log-length": 1000,
     "distributed.admin.system-monitor.gil.enabled": False,
 }
-
-
-class DeviceProcess(Protocol):
-    """The process behind one device, through all its replacements."""
-
-    @property
-    def starts(self) -> int:
-        """How often a start is tried before the device is given up."""
-        ...
-
-    def address(self) -> str | None:
-        """Return where Dask reaches the process, None while there is none."""
-        ...
-
-    def death(self) -> str:
-        """Return how the process died, "" while it lives."""
-        ...
-
-    def end(self) -> None:
-        """End a process that hangs."""
-        ...
-
-    def replace(self) -> None:
-        """Put another in the place of a dead one."""
-        ...
-
-    def close(self) -> None:
-        """Be done with the process."""
-        ...
-
-
-class _ProcessDiedError(Exception):
-    """The process ended with work of ours in it; says how."""
-
-
-class Seat:
-    """One device with its process, and the calls that are made of it, in order.
-
-    Two at most: one that is worked on, and one that waits in the process for the first to end, so
-    that no device waits for a message.
-
-    Attributes:
-        device: Its name.
-        process: Its process, through all replacements.
-        setup: What its process must know.
-        starting: Held while the process is started.
-        generation: Counts its processes.
-        blamed: Generation -> the call that its process died under.
-    """
-
-    def __init__(self, device: str, process: DeviceProcess, setup: WorkerSetup) -> None:
-        """Take a process that is starting."""
-        self.device = device
-        self.process = process
-        self.setup = setup
-        self.starting = threading.RLock()
-        self.generation = 0
-        self.blamed: dict[int, object] = {}
-        self._calls: list[object] = []
-        self._how: dict[int, str] = {}
-
-    @contextmanager
-    def queued(self) -> Generator[object]:
-        """Stand in the queue during the block; gives the place in it."""
-        place = object()
-        with self.starting:
-            self._calls.append(place)
-        try:
-            yield place
-        finally:
-            with self.starting:
-                self._calls.remove(place)
-
-    def is_first(self, place: object) -> bool:
-        """Whether the process works on this call."""
-        return self._calls[0] is place
-
-    def end(self, generation: int) -> None:
-        """End the process of that generation, if it is still there."""
-        with self.starting:
-            if generation == self.generation:
-                self.process.end()
-
-    def bury(self, generation: int, how: str) -> str:
-        """Replace the process of that generation, once; return how it died."""
-        with self.starting:
-            if generation == self.generation:
-                self.blamed[generation] = self._calls[0]
-                self._how[generation] = how
-                self.generation += 1
-                self.process.replace()
-            return self._how[generation]
 
 
 class DevicePool:
@@ -174,11 +84,13 @@ class DevicePool:
 
     def load(self, device: str, variant: str, precision: str) -> None:
         """Load a model on `device` before it is needed."""
-        self._call(device, remote.load, (variant, precision), Watch(self._deadlines, None))
+        watch = Watch(self._deadlines, None)
+        self._call(device, remote.load, (variant, precision), watch, _no_answer())
 
     def embed_face(self, device: str, request: FaceRequest) -> SubjectFace:
         """Embed one face on `device`."""
-        return self._call(device, remote.embed_face, request, Watch(self._deadlines, None))
+        watch = Watch(self._deadlines, None)
+        return self._call(device, remote.embed_face, request, watch, _no_answer())
 
     def render(self, device: str, task: RenderTask, on_stage: OnStage) -> ClipDraft:
         """Render one job on `device` to a checked temp clip."""
@@ -190,37 +102,48 @@ class DevicePool:
 
         self._listeners[task.draft.name] = hear
         try:
-            return self._call(device, remote.render, task, watch)
+            return self._call(device, remote.render, task, watch, task.draft)
         finally:
             del self._listeners[task.draft.name]
+            remote.answer_beside(task.draft).unlink(missing_ok=True)
 
     def abandon(self) -> None:
         """Give up every call in flight, now and from now on."""
         self._abandoned = True
 
     def _call(
-        self, device: str, work: Callable[[A, WorkerSetup], T], argument: A, watch: Watch
+        self,
+        device: str,
+        work: Callable[[A, WorkerSetup], T],
+        argument: A,
+        watch: Watch,
+        call: Path,
     ) -> T:
         seat = self._seats[device]
-        with seat.queued() as place:
+        with seat.queued(call):
             while True:
-                generation, address = self._ready(seat)
-                watch.restart()
-                future = self._client.submit(
-                    work,
-                    argument,
-                    seat.setup,
-                    workers=[address],
-                    allow_other_workers=False,
-                    pure=False,
-                )
-                self._own.add(future.key)
+                with seat.starting:
+                    seat.starting.wait_for(partial(seat.is_next, call))
+                    generation, address = self._ready(seat)
+                    watch.restart()
+                    future = self._client.submit(
+                        work,
+                        argument,
+                        seat.setup,
+                        workers=[address],
+                        allow_other_workers=False,
+                        pure=False,
+                    )
+                    self._own.add(future.key)
+                    seat.sent(call)
                 try:
-                    return self._wait(seat, future, watch, place, generation)
-                except _ProcessDiedError as died:
+                    return self._wait(seat, future, watch, call, generation)
+                except ProcessDiedError as died:
                     how = seat.bury(generation, str(died))
-                    # The process died under the row it worked on; the one behind it was not begun.
-                    if seat.blamed[generation] is place:
+                    answer = remote.read_answer(call)
+                    if answer is not None:
+                        return answer  # pyright: ignore[reportReturnType]  # left by `render` alone
+                    if seat.blamed[generation] == call:
                         raise RowError(
                             ErrorCode.WORKER_DIED,
                             f"the process of {device} {how} while it held this row "
@@ -231,31 +154,28 @@ class DevicePool:
                     future.release()
 
     def _ready(self, seat: Seat) -> tuple[int, str]:
-        """Return generation and address of the device's process once it has said hello."""
+        """Return generation and address of the process once it has said hello; under the lock."""
         process = seat.process
         why = ""
-        with seat.starting:
-            for _ in range(process.starts):
-                give_up = time.monotonic() + self._start_s
-                while time.monotonic() < give_up:
-                    if self._abandoned:
-                        raise AbandonedError
-                    why = process.death()
-                    if why:
-                        break
-                    address = process.address()
-                    if address is not None:
-                        return seat.generation, address
-                    time.sleep(_POLL_S / 2)
-                why = why or f"did not say hello within {self._start_s:.0f} s"
-                logger.warning("%s: device process %s", seat.device, why)
-                seat.end(seat.generation)
-                seat.bury(seat.generation, why)
+        for _ in range(process.starts):
+            give_up = time.monotonic() + self._start_s
+            while time.monotonic() < give_up:
+                if self._abandoned:
+                    raise AbandonedError
+                why = process.death()
+                if why:
+                    break
+                address = process.address()
+                if address is not None:
+                    return seat.generation, address
+                time.sleep(_POLL_S / 2)
+            why = why or f"did not say hello within {self._start_s:.0f} s"
+            logger.warning("%s: device process %s", seat.device, why)
+            seat.end(seat.generation, why)
+            seat.bury(seat.generation, why)
         raise DeviceLostError(f"{seat.device}: its process {why}; campaign.log has its last words")
 
-    def _wait(
-        self, seat: Seat, future: Future[T], watch: Watch, place: object, generation: int
-    ) -> T:
+    def _wait(self, seat: Seat, future: Future[T], watch: Watch, call: Path, generation: int) -> T:
         from distributed import KilledWorker
 
         process = seat.process
@@ -264,27 +184,27 @@ class DevicePool:
         while True:
             answered = ended.wait(_POLL_S)
             if self._abandoned:
-                seat.end(generation)
+                seat.end(generation, "was ended")
                 raise AbandonedError
             if answered:
                 try:
                     # The answer itself may be lost with its process: the loop goes on then.
                     return future.result(timeout=_POLL_S)
                 except (KilledWorker, CancelledError):
-                    raise _ProcessDiedError(self._last_words(seat, generation)) from None
+                    raise ProcessDiedError(self._last_words(seat, generation)) from None
                 except TimeoutError:
                     pass
             if seat.generation != generation:
-                raise _ProcessDiedError("died")
+                raise ProcessDiedError("died")
             how = process.death()
             if how and seat.generation == generation:
-                raise _ProcessDiedError(how)
-            if not seat.is_first(place):
+                raise ProcessDiedError(how)
+            if not seat.is_first(call):
                 watch.restart()
             elif watch.overdue_s() > 0 and not self._waits_for_others(future):
                 how = f"gave no sign of life for {watch.silence_s():.0f} s and was killed"
-                seat.end(generation)
-                raise _ProcessDiedError(how)
+                seat.end(generation, how)
+                raise ProcessDiedError(how)
 
     def _last_words(self, seat: Seat, generation: int) -> str:
         """Return how a process died that Dask has lost already."""
@@ -293,7 +213,7 @@ class DevicePool:
             if how := seat.process.death():
                 return how
             time.sleep(_POLL_S / 2)
-        seat.end(generation)
+        seat.end(generation, "lost its connection")
         return "lost its connection"
 
     def _waits_for_others(self, future: Future[T]) -> bool:
@@ -307,6 +227,11 @@ class DevicePool:
         listener = self._listeners.get(str(said["task"]))
         if listener is not None:
             listener(str(said["stage"]), int(str(said["done"])), int(str(said["total"])))
+
+
+def _no_answer() -> Path:
+    """Name a call that leaves no answer: it is made again."""
+    return Path("/nonexistent") / secrets.token_hex(8)
 
 
 @contextmanager

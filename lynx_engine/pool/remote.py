@@ -19,6 +19,8 @@ from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.worker import DeviceWorker, WorkerSetup
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from lynx_engine.identity.embed import SubjectFace
     from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
 
@@ -80,7 +82,39 @@ def render(task: RenderTask, setup: WorkerSetup) -> ClipDraft:
         said = {"task": task.draft.name, "stage": stage, "done": done, "total": total}
         get_worker().log_event(STAGES, said)
 
-    return _device_worker(setup).render(task, tell)
+    draft = _device_worker(setup).render(task, tell)
+    leave_answer(draft)
+    return draft
+
+
+def answer_beside(draft: Path) -> Path:
+    """Return where the answer to a row lies until it has been heard."""
+    return draft.with_name(f"{draft.name}.answer")
+
+
+def leave_answer(draft: ClipDraft) -> None:
+    """Write the answer beside the clip: the next row may end the process before it was heard."""
+    path = answer_beside(draft.path)
+    temp = path.with_name(f"{path.name}.tmp")
+    temp.write_bytes(_answers().dump_json(draft))
+    temp.replace(path)
+
+
+def read_answer(draft: Path) -> ClipDraft | None:
+    """Return the answer to a row whose process died after it had finished, None if it had not."""
+    try:
+        return _answers().validate_json(answer_beside(draft).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+@cache
+def _answers() -> TypeAdapter[ClipDraft]:
+    from pydantic import TypeAdapter
+
+    from lynx_engine.worker import ClipDraft
+
+    return TypeAdapter(ClipDraft)
 
 
 def kill_tree(pid: int) -> None:

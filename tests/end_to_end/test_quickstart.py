@@ -188,7 +188,7 @@ def test_states_of_prefect_are_those_of_the_rows(studio: Workspace) -> None:
     assert flows == [("quickstart", "Completed")]
     for clip in studio.clips("quickstart"):
         assert tasks[f"render {clip.name}"] == "Completed"
-    assert tasks["prepare astronaut"] == "Completed"
+    assert len(tasks) == 8
 
 
 def test_nothing_of_the_photo_reaches_prefect_or_the_log_file(studio: Workspace) -> None:

@@ -30,6 +30,7 @@ from lynx_engine.media.video import decode_clip
 from lynx_engine.pool import InProcessPool, open_cluster_pool, open_pool
 from lynx_engine.pool.dask_pool import DevicePool
 from lynx_engine.pool.deadlines import Deadlines, Watch
+from lynx_engine.pool.remote import leave_answer, read_answer
 from lynx_engine.settings import Settings
 from lynx_engine.worker import POISONED, FaceRequest, RenderTask, WorkerSetup
 from tests.support.jobs import astronaut, make_sleeper_job
@@ -107,7 +108,8 @@ def test_error_of_a_row_arrives_with_its_code_and_words(pool: DevicePool) -> Non
 
 def call(pool: DevicePool, work: Callable[[A, WorkerSetup], T], argument: A) -> T:
     """Let any function run in the device's process."""
-    return pool._call("cpu", work, argument, Watch(Deadlines(unmeasured_s=60, floor_s=60), None))
+    watch = Watch(Deadlines(unmeasured_s=60, floor_s=60), None)
+    return pool._call("cpu", work, argument, watch, Path("/nonexistent/call"))
 
 
 def _environment(_: None, setup: WorkerSetup) -> tuple[str, str, int, list[str]]:
@@ -251,6 +253,37 @@ def test_row_that_waits_in_the_process_is_not_charged_with_its_death(
         assert behind.result(30).clip.frames == 5
         # What it left behind does not speak against the next row either.
         assert pool.render("cpu", sleeper_task(tmp_path, "", seed=8), ignore).clip.frames == 5
+
+
+def test_row_that_had_finished_is_not_charged_with_the_death_under_the_next_one(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Its answer dies with the process, now and then; it lies beside its clip all the same."""
+    with open_pool(settings, ("cpu",)) as pool, ThreadPoolExecutor() as threads:
+        for n in range(8):
+            good = sleeper_task(tmp_path, "sleep=0.3", seed=2 * n)
+            bad = sleeper_task(tmp_path, "fault=exit", seed=2 * n + 1)
+            first = threads.submit(pool.render, "cpu", good, ignore)
+            time.sleep(0.1)
+            second = threads.submit(pool.render, "cpu", bad, ignore)
+            assert first.result(30).path == good.draft
+            with pytest.raises(RowError, match="exited with 0"):
+                second.result(30)
+        assert list(tmp_path.glob("*.answer*")) == []
+
+
+def test_answer_beside_a_clip_is_heard_when_its_process_died_before_it_was(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with open_pool(settings, ("cpu",)) as pool:
+        task = sleeper_task(tmp_path, "")
+        draft = pool.render("cpu", task, ignore)
+        leave_answer(draft)
+        # Rendered again, it would kill its process; what lies beside the clip is taken instead.
+        fatal = replace(task, job=replace(task.job, prompt="fault=exit"))
+        assert pool.render("cpu", fatal, ignore) == draft
+    (tmp_path / "torn.mp4.answer").write_text('{"path": "torn')
+    assert read_answer(tmp_path / "torn.mp4") is None
 
 
 def test_row_that_waits_behind_a_hang_runs_in_the_next_process(

@@ -191,8 +191,8 @@ def test_taking_responsibility_lets_a_variant_that_depicts_people_render() -> No
 
 def test_a_row_without_variant_is_told_which_there_are() -> None:
     assert letters("rows: [{subject: host, text: x}]") == [
-        "m.yaml:5: no variant is written; add one of tiny, tiny_lite, wan, lynx_full or lynx_lite "
-        "here (in YAML, or under defaults)"
+        "m.yaml:5: no variant is written; add one of tiny, tiny_lite, wan, lynx_full, lynx_lite "
+        "or sleeper here (in YAML, or under defaults)"
     ]
 
 
