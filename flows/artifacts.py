@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 from uuid import UUID
 
@@ -46,7 +47,8 @@ def showing(campaign: Campaign) -> Generator[None]:
         while not over.wait(REFRESH_S):
             _update(shown, campaign)
 
-    thread = threading.Thread(target=refresh, daemon=True)
+    # Prefect's settings stand in the context; a thread without it would start a server of its own.
+    thread = threading.Thread(target=copy_context().run, args=(refresh,), daemon=True)
     thread.start()
     try:
         yield

@@ -31,7 +31,8 @@ def query(workspace: Workspace, sql: str) -> list[Any]:
 
 def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> None:
     once = workspace.folder / "once"
-    write_manifest(workspace, ["sleep=0.1", f"fault=exit once={once}", "fault=segfault"])
+    # Long enough for the progress to be told on the way.
+    write_manifest(workspace, ["sleep=8", f"fault=exit once={once}", "fault=segfault"])
     done = workspace.run("render", "m.yaml", "--devices", "cpu:2")
     assert done.returncode == 1, done.stderr
     assert "Prefect shows this run at http://127.0.0.1:" in done.stderr
@@ -42,6 +43,10 @@ def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> N
     assert all(name.startswith("render none-") and name.endswith(".mp4") for name in tasks)
     assert query(workspace, "select name, state_type from flow_run") == [("trial", "FAILED")]
 
+    log = (workspace.folder / "outputs/trial/campaign.log").read_text()
+    assert "Prefect shows no artifact" not in log
+    homes = sorted(path.name for path in (workspace.folder / ".lynx/prefect").iterdir())
+    assert homes == ["trial"]
     artifacts = {
         kind: (key, data)
         for key, kind, data in query(workspace, "select key, type, data from artifact")
