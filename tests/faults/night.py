@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -126,6 +127,8 @@ def main() -> int:
     parser.add_argument("--retry", action="store_true")
     parser.add_argument("--mutant", choices=sorted(MUTANTS))
     given = parser.parse_args()
+    # Nobody reads the error pipe while the night lasts; it must not fill.
+    logging.basicConfig(filename=given.manifest.parent / "night.log", level=logging.INFO)
     if given.mutant:
         MUTANTS[given.mutant]()
     run = prepare(given.manifest, given.devices, retry=given.retry)
