@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from lynx_engine.cli.options import (
     parse_only,
 )
 from lynx_engine.cli.render import RunOptions, render_manifest
+
+if TYPE_CHECKING:
+    from lynx_engine.history import RetryFilter
 
 EXAMPLE = "Example: lynx-engine retry manifests/quickstart.yaml --code encoder --since 2h"
 
@@ -56,35 +59,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Render failed, quarantined and low-identity rows again."""
-    from lynx_engine.errors import ErrorCode, Problem, RefusedError, nearest
-    from lynx_engine.history import RETRYABLE, RetryFilter
-
-    known = {"--status": RETRYABLE, "--code": frozenset(ErrorCode)}
-    given = {"--status": status or [], "--code": code or []}
-    problems = [
-        Problem(
-            option,
-            f"unknown value '{word}'"
-            + (
-                nearest(word, known[option]) or f"; it is one of {', '.join(sorted(known[option]))}"
-            ),
-        )
-        for option, words in given.items()
-        for word in words
-        if word not in known[option]
-    ]
-    moment = None if since is None else read_moment(since, datetime.now(UTC))
-    if isinstance(moment, str):
-        problems.append(Problem("--since", moment))
-        moment = None
-    if problems:
-        raise RefusedError(problems)
-    retried = RetryFilter(
-        statuses=frozenset(status or RETRYABLE),
-        codes=frozenset(code or ()),
-        rows=frozenset(row or ()),
-        since=moment,
-    )
+    retried = _filter_of(status or [], code or [], row or [], since)
     options = RunOptions(
         skip_bad_rows=False,
         devices=devices,
@@ -94,6 +69,35 @@ def command(
         as_json=json,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=retried)
+
+
+def _filter_of(
+    statuses: list[str], codes: list[str], rows: list[str], since: str | None
+) -> RetryFilter:
+    """Return which rows the options choose; every wrong word is told at once."""
+    from lynx_engine.errors import ErrorCode, Problem, RefusedError, nearest
+    from lynx_engine.history import RETRYABLE, RetryFilter
+
+    problems: list[Problem] = []
+    known = {"--status": RETRYABLE, "--code": frozenset(ErrorCode)}
+    for option, words in (("--status", statuses), ("--code", codes)):
+        for word in words:
+            if word not in known[option]:
+                listed = f"; it is one of {', '.join(sorted(known[option]))}"
+                hint = nearest(word, known[option]) or listed
+                problems.append(Problem(option, f"unknown value '{word}'{hint}"))
+    moment = None if since is None else read_moment(since, datetime.now(UTC))
+    if isinstance(moment, str):
+        problems.append(Problem("--since", moment))
+        moment = None
+    if problems:
+        raise RefusedError(problems)
+    return RetryFilter(
+        statuses=frozenset(statuses or RETRYABLE),
+        codes=frozenset(codes),
+        rows=frozenset(rows),
+        since=moment,
+    )
 
 
 def read_moment(text: str, now: datetime) -> datetime | str:

@@ -15,7 +15,7 @@ from tests.faults.harness import RUN_S, Night, audit, describe, orphans_after, s
 
 Figure = Callable[[str], None]
 
-ROWS = ["sleep=0.3"] * 24
+ROWS = ["sleep=0.3"] * size(quick=24, full=160)
 
 
 def frames_of(night: Night) -> dict[str, str]:
@@ -58,6 +58,7 @@ def test_campaign_interrupted_many_times_gives_the_clips_of_an_uninterrupted_one
     same = frames_of(night) == frames_of(whole)
     found = audit(night)
     figure(describe("interrupted", stops=stops, **found.figures(), identical=str(same).lower()))
+    assert stops == wanted
     assert same
     assert found.is_clean
     charged = read_parts(night.outputs / "provenance")
