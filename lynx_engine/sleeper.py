@@ -85,8 +85,11 @@ class Sleeper:
         """Do what the prompt says; frames follow from seed and size alone."""
         del face
         words = {word.partition("=")[0]: word.partition("=")[2] for word in job.prompt.split()}
+        stages_s = {"text": 0.0, "subject": 0.0}
         if not self._is_loaded:
-            time.sleep(float(words.get("load", 0)))
+            # Known from the first prompt only, so it is slept here; it is told as loading.
+            stages_s["load"] = float(words.get("load", 0))
+            time.sleep(stages_s["load"])
             self._is_loaded = True
         started = time.perf_counter()
         for step in range(job.steps):
@@ -95,12 +98,12 @@ class Sleeper:
             time.sleep(float(words.get("sleep", 0)) / job.steps)
             if step == job.steps // 2:
                 _fail_if_told(words)
-        slept_s = time.perf_counter() - started
+        stages_s["denoise"] = time.perf_counter() - started
         frames = draw_pattern(job)
-        drawn_s = time.perf_counter() - started - slept_s
+        stages_s["decode"] = time.perf_counter() - started - stages_s["denoise"]
         return Rendering(
             frames=frames,
-            stages_s={"text": 0.0, "subject": 0.0, "denoise": slept_s, "decode": drawn_s},
+            stages_s=stages_s,
             peak_memory_bytes=0,
             attention_backend="none",
             memory_tier="resident",

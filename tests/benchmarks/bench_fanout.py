@@ -161,7 +161,8 @@ def mixed_jobs(*, scale: float) -> list[RenderJob]:
 def mixed_models() -> tuple[float, dict[str, int]]:
     """Return makespan over its bound for three models on four devices, and loads by device."""
     jobs = mixed_jobs(scale=1.0)
-    measured = run(jobs, "cpu:4")
+    # The processes are up before the clock runs; the models still have to be loaded.
+    measured = run(jobs, "cpu:4", warm=sleepers([0.1] * 12, precision="none"))
     bound = max(measured.busy_s / 4, 3.0)
     return measured.window_s / bound, measured.loads
 
