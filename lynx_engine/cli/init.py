@@ -19,6 +19,9 @@ _SETTINGS = """# Settings of this workspace; LYNX_MODELS and so on in the enviro
 # cache = "/somewhere"     # weights of the tiny variants; ~/.cache/lynx_engine by default
 # threads = 1              # CPU threads of a device process; another number rounds differently
 # server_start_s = 90      # seconds the local Prefect server may take to start
+# worker_start_s = 120     # seconds a device process may take to say hello
+# deadline_s = 1800        # seconds without a sign of life before any step alike was measured
+# deadline_floor_s = 60    # seconds without a sign of life that are always allowed
 # disk_check = true        # refuse a run whose clips would not find room on the disk
 """
 

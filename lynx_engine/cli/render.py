@@ -111,7 +111,7 @@ def render_manifest(
         if plan.to_run
         else idle_summary(plan, settings.campaign_dir(plan.campaign) / CLIPS_FOLDER)
     )
-    told = _told(summary, manifest, retrying=retry is not None)
+    told = summary_in_words(summary, manifest, retrying=retry is not None)
     if options.as_json:
         say_json(_as_json(summary))
     elif not options.quiet:
@@ -183,7 +183,8 @@ def _run(
         )
 
 
-def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
+def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
+    """Return how a run ended, for a person; `manifest` stands in the advice."""
     lines: list[str] = []
     if summary.rendered or summary.failures or summary.interrupted:
         parts = [f"{summary.rendered} rendered"]
@@ -199,6 +200,11 @@ def _told(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
             f"Clips: {summary.clips}"
         )
     lines += failure_lines(summary.failures)
+    lines += [f"  {device} got no further row: {why}." for device, why in summary.blocked.items()]
+    lines += [
+        f"  adopted {clip}: a run that was killed had made it; its record is in place now."
+        for clip in summary.adopted
+    ]
     if summary.paused:
         why = summary.paused.rstrip(".")
         lines.append(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from lynx_engine.cli.progress import RowBars, RowLines, watching
-from lynx_engine.cli.render import failure_lines
+from lynx_engine.cli.render import failure_lines, summary_in_words
 from lynx_engine.cli.running import Running, describe, describe_rows, duration_in_words
 from lynx_engine.errors import ErrorCode
 from lynx_engine.jobs import Failed, Interrupted
 from lynx_engine.live import Holder, Live, RowInFlight
-from tests.support.jobs import make_job, planned, rendered
+from lynx_engine.outcomes import idle_summary
+from tests.support.jobs import make_job, plan_of, planned, rendered
 
 JOB = make_job(subject="host")
 OTHER, THIRD = replace(JOB, seed=2), replace(JOB, seed=3)
@@ -166,3 +168,15 @@ def test_campaign_that_starts_or_stops_is_told_so() -> None:
     assert describe(Running("autumn", Holder(12, "studio"), live), NOW) == (
         f"autumn: stopping, rendering since {day}: 10/400 rows"
     )
+
+
+def test_end_of_a_run_names_adopted_clips_and_devices_that_were_given_up() -> None:
+    idle = idle_summary(plan_of(JOB), Path("clips"))
+    summary = replace(
+        idle, rendered=1, adopted=("host.mp4",), blocked={"cuda:1": "3 rows in a row killed it"}
+    )
+    told = summary_in_words(summary, Path("m.yaml"), retrying=False).splitlines()
+    assert told[1:] == [
+        "  cuda:1 got no further row: 3 rows in a row killed it.",
+        "  adopted host.mp4: a run that was killed had made it; its record is in place now.",
+    ]
