@@ -35,11 +35,13 @@ class Turn:
         planned: The row.
         device: Where it renders; while it waits, a device that has nothing to do may take it.
         is_finishing: Whether it will end in a moment.
+        avoids: Device on which it failed, and is not to run again while another is left.
     """
 
     planned: PlannedJob
     device: str
     is_finishing: bool = False
+    avoids: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -133,7 +135,9 @@ class Dispatcher:
                     self._changed.notify_all()
                     return
                 else:
-                    idle = [d for d in self.devices_left if not self._lanes[d].load]
+                    idle = [
+                        d for d in self.devices_left if not self._lanes[d].load and d != turn.avoids
+                    ]
                     moved = not self._more_to_come and self._move(turn, idle)
                 if not moved:
                     self._changed.wait()
@@ -168,6 +172,7 @@ class Dispatcher:
             NoDeviceError: As `start`.
         """
         with self._changed:
+            turn.avoids = turn.device if elsewhere else ""
             while not self._stopped and self.devices_left:
                 others = [d for d in self.devices_left if d != turn.device]
                 same = [] if turn.device not in self.devices_left else [turn.device]

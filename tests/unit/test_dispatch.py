@@ -607,3 +607,21 @@ def test_waiting_row_starts_when_the_running_one_finishes() -> None:
     dispatcher.end(first)
     thread.join(5)
     assert started == ["third"]
+
+
+def test_row_that_is_to_run_elsewhere_is_not_taken_back_by_the_device_it_failed_on() -> None:
+    dispatcher = Dispatcher([planned(make_job(seed=n)) for n in range(2)], ["a", "b"])
+    turns = [dispatcher.next_turn(8), dispatcher.next_turn(8)]
+    first = next(turn for turn in turns if turn and turn.device == "a")
+    other = next(turn for turn in turns if turn and turn.device == "b")
+    for turn in (first, other):
+        dispatcher.start(turn)
+    dispatcher.end(first)
+    dispatcher.again(first, elsewhere=True)
+    thread = threading.Thread(target=dispatcher.start, args=(first,), daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive(), "a is idle, and not what it waits for"
+    dispatcher.done(other)
+    thread.join(5)
+    assert first.device == "b"
