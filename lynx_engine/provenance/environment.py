@@ -87,6 +87,8 @@ def read_workspace_key(state_dir: Path) -> bytes | None:
         return None
     data = path.read_bytes()
     key = data[:KEY_BYTES]
+    if len(data) == KEY_BYTES:
+        return key  # made before the digest came; or cut right behind the key, which is whole
     if len(data) != FILE_BYTES:
         text = f"holds {len(data)} bytes, a workspace key has {FILE_BYTES}."
     elif data != _with_digest(key):

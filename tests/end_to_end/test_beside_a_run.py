@@ -119,6 +119,7 @@ def test_another_terminal_sees_follows_and_stops_a_run_that_goes_on_later(
         wait_for(lambda: (live_of(workspace) or {}).get("rendered", 0) >= 2)
         follower = start(workspace, "status", "trial", "--watch")
         screen = on_a_terminal(workspace, "status", "--watch")
+        first = second = ""
         for _ in range(20):  # between two rows there is none in flight
             told = workspace.run("status")
             assert told.returncode == 0, told.stderr

@@ -325,8 +325,9 @@ def test_file_that_was_cut_at_any_length_is_named_or_told_or_harmless(
     figure(describe(f"cut-{name.replace(' ', '-')}", cuts=len(lengths), **words))
     assert seen["wrong"] == 0
     if name not in {"index", "lock", "live"}:
-        # A log whose index is short still reads every file that is there.
-        assert seen["harmless"] == 0
+        # A log whose index is short still reads every file that is there. A key that lost its
+        # digest, and nothing else, is the key as it was before it had one.
+        assert seen["harmless"] <= (name == "key")
     assert kind.look(studio) == before
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lynx_engine.digest import digest_bytes, digest_file, digest_mapping, sample_file
 from lynx_engine.errors import ErrorCode, Problem, RefusedError, RowError, nearest
+from lynx_engine.provenance.environment import make_workspace_key
 from lynx_engine.settings import find_workspace, load_settings
 from lynx_engine.shapes import FrameSize, latent_frames
 
@@ -146,3 +147,8 @@ def test_nearest_name_is_suggested_only_when_it_is_near() -> None:
 def test_every_error_code_is_documented() -> None:
     words = ErrorCode.__doc__ or ""
     assert [code.name for code in ErrorCode if f"        {code.name}: " not in words] == []
+
+
+def test_workspace_key_made_before_it_carried_a_digest_is_still_read(tmp_path: Path) -> None:
+    (tmp_path / "workspace.key").write_bytes(b"k" * 32)
+    assert make_workspace_key(tmp_path) == b"k" * 32
