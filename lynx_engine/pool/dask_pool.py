@@ -229,6 +229,13 @@ class DevicePool:
             listener(str(said["stage"]), int(str(said["done"])), int(str(said["total"])))
 
 
+def _quieten() -> None:
+    """Keep Dask's own words from the terminal: deaths and lost answers are told by the campaign."""
+    # `asyncio` tells of each answer that Dask stopped waiting for because its process had died.
+    for name in ("distributed", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _no_answer() -> Path:
     """Name a call that leaves no answer: it is made again."""
     return Path("/nonexistent") / secrets.token_hex(8)
@@ -240,7 +247,7 @@ def open_pool(settings: Settings, devices: tuple[str, ...]) -> Generator[DeviceP
     import dask
     from distributed import Client, SpecCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _quieten()
     mark = secrets.token_hex(8)
     folder = (settings.state_dir / "dask" / mark).resolve()
     folder.mkdir(parents=True)
@@ -294,7 +301,7 @@ def open_cluster_pool(settings: Settings, address: str, shared: Path) -> Generat
     """
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _quieten()
     try:
         client = Client(address, set_as_default=False, timeout=_CONNECT_S)
     except (OSError, ValueError) as error:
