@@ -23,6 +23,7 @@ from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.digest import digest_bytes
 from lynx_engine.identity.align import REFERENCE_CROP_PX
 from lynx_engine.identity.embed import SubjectFace, embed_face
+from lynx_engine.jobs import Conditions
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
 from lynx_engine.models.checkpoint import read_config, weights_error
 from lynx_engine.models.device import (
@@ -204,9 +205,9 @@ class RenderEngine:
             frames=frames,
             stages_s=clock.stages_s,
             peak_memory_bytes=peak_memory_bytes(self.device),
-            attention_backend=self.denoiser.backend,
-            memory_tier="resident",
-            memory_rungs=ladder.taken,
+            conditions=Conditions(
+                attention_backend=self.denoiser.backend, memory_rungs=ladder.taken
+            ),
         )
 
     def free_caches(self) -> None:

@@ -282,6 +282,33 @@ class ClipFacts:
     size: FrameSize
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a job's id leaves open and its record tells: how the device was used.
+
+    Under `numerics: strict` none of it changes a bit; under `normal` it may change rounding.
+
+    Attributes:
+        attention_backend: The kernel family that computed attention.
+        attention_reason: Why that one.
+        compiled: Whether the transformer's blocks were compiled.
+        memory_tier: The tier in force: resident, balanced or low.
+        streamed_blocks: Transformer blocks that waited in host memory and visited the device.
+        memory_rungs: Rungs of the memory ladder in force, in the order they were taken.
+        vae_precision: Floating-point type the clip was decoded in.
+        vae_tiled: Whether it was decoded in overlapping tiles.
+    """
+
+    attention_backend: str
+    attention_reason: str = ""
+    compiled: bool = False
+    memory_tier: str = "resident"
+    streamed_blocks: int = 0
+    memory_rungs: tuple[str, ...] = ()
+    vae_precision: str = "float32"
+    vae_tiled: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
     """Where and how an attempt ran.
@@ -289,24 +316,20 @@ class WorkerFacts:
     Attributes:
         device: `cpu`, `cuda:0`, ...
         device_name: The device's own name.
-        attention_backend: The kernel family that computed attention.
-        memory_tier: The tier in force.
+        conditions: How the device was used.
         stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check.
         threads: CPU threads of torch; sums over another number of them round differently.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.
-        memory_rungs: Rungs of the memory ladder in force, in the order they were taken.
     """
 
     device: str
     device_name: str
-    attention_backend: str
-    memory_tier: str
+    conditions: Conditions
     stages_s: Mapping[str, float]
     threads: int
     peak_memory_bytes: int
     weights: Mapping[str, str]
-    memory_rungs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

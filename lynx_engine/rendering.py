@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lynx_engine.identity.embed import SubjectFace
-    from lynx_engine.jobs import RenderJob
+    from lynx_engine.jobs import Conditions, RenderJob
     from lynx_engine.variants.spec import VariantSpec
 
 OnStage = Callable[[str, int, int], None]
@@ -28,17 +28,13 @@ class Rendering:
         stages_s: Seconds by stage: text, subject, denoise, decode.
         peak_memory_bytes: Largest device memory during the job; on a CPU the process's largest
             resident size so far.
-        attention_backend: The kernel family that computed attention.
-        memory_tier: The tier in force.
-        memory_rungs: Rungs of the memory ladder in force at its end, in the order taken.
+        conditions: How the device was used.
     """
 
     frames: npt.NDArray[np.uint8]
     stages_s: Mapping[str, float]
     peak_memory_bytes: int
-    attention_backend: str
-    memory_tier: str
-    memory_rungs: tuple[str, ...]
+    conditions: Conditions
 
 
 class Engine(Protocol):
@@ -78,6 +74,8 @@ class EnginePlace:
         models_dir: Downloaded weights, in the public layout.
         cache_dir: Weights made on this machine.
         threads: CPU threads of torch.
+        attention: Attention backend asked for, `auto` or a name of `models.backends`.
+        compile: Whether the transformer's blocks are compiled: auto, on or off.
     """
 
     device: str
@@ -85,6 +83,8 @@ class EnginePlace:
     models_dir: Path
     cache_dir: Path
     threads: int
+    attention: str = "auto"
+    compile: str = "auto"
 
 
 EngineLoader = Callable[["VariantSpec", EnginePlace], LoadedEngine]

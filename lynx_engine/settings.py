@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -47,6 +48,13 @@ class Settings(BaseSettings):
     # One thread: matrix sums split over threads round differently, and equal jobs promise equal
     # frames on every CPU. Two threads on two contended cores were also up to 30 times slower.
     threads: int = Field(default=1, ge=1, description="CPU threads of a worker.")
+    attention: Literal["auto", "native", "cudnn", "flash", "flash3"] = Field(
+        default="auto", description="Attention backend; auto takes the fastest that runs."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the transformer's blocks; auto does on a GPU.",
+    )
     server_start_s: float = Field(
         default=90.0, gt=0, description="Seconds the local Prefect server may take to start."
     )

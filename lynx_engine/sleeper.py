@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.jobs import Conditions
 from lynx_engine.rendering import EnginePlace, LoadedEngine, OnStage, Rendering
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ class Sleeper:
             frames=frames,
             stages_s=stages_s,
             peak_memory_bytes=0,
-            attention_backend="none",
-            memory_tier="resident",
-            memory_rungs=(),
+            conditions=Conditions(attention_backend="none"),
         )
 
 

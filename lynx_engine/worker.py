@@ -56,6 +56,8 @@ class WorkerSetup:
         models_dir: Downloaded weights, in the public layout.
         cache_dir: Weights made on this machine.
         threads: CPU threads of torch.
+        attention: Attention backend asked for.
+        compile: Whether the transformer's blocks are compiled: auto, on or off.
         expendable: Whether the process may end itself when its device is lost; a pool replaces it.
     """
 
@@ -64,6 +66,8 @@ class WorkerSetup:
     models_dir: Path
     cache_dir: Path
     threads: int
+    attention: str
+    compile: str
     expendable: bool
 
 
@@ -77,6 +81,8 @@ def setup_for(
         models_dir=settings.models_dir.resolve(),
         cache_dir=settings.cache.resolve(),
         threads=settings.threads,
+        attention=settings.attention,
+        compile=settings.compile,
         expendable=expendable,
     )
 
@@ -184,9 +190,7 @@ class DeviceWorker:
             worker=WorkerFacts(
                 device=self._setup.device,
                 device_name=_device_name(self._setup.torch_device),
-                attention_backend=rendering.attention_backend,
-                memory_tier=rendering.memory_tier,
-                memory_rungs=rendering.memory_rungs,
+                conditions=rendering.conditions,
                 stages_s={"load": load_s, **rendering.stages_s, **finishing_s},
                 threads=self._setup.threads,
                 peak_memory_bytes=rendering.peak_memory_bytes,
@@ -253,6 +257,8 @@ class DeviceWorker:
                 models_dir=setup.models_dir,
                 cache_dir=setup.cache_dir,
                 threads=setup.threads,
+                attention=setup.attention,
+                compile=setup.compile,
             ),
         )
         self._loaded_key = (variant, precision)

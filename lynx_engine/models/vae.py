@@ -16,8 +16,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.models.components import load_component
 from lynx_engine.models.device import visiting
-from lynx_engine.models.wan import load_component
 
 # A picture whose every frame is flatter than this has no content; the faintest fog has more.
 _BLANK_GREY_LEVELS = 1.0

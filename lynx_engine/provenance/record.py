@@ -85,9 +85,8 @@ def _work(worker: WorkerFacts) -> dict[str, object]:
     return {
         "device": worker.device,
         "device_name": worker.device_name,
-        "attention_backend": worker.attention_backend,
-        "memory_tier": worker.memory_tier,
-        "memory_rungs": ",".join(worker.memory_rungs),
+        **asdict(worker.conditions),
+        "memory_rungs": ",".join(worker.conditions.memory_rungs),
         "threads": worker.threads,
         "peak_memory_bytes": worker.peak_memory_bytes,
         "weights": json.dumps(dict(worker.weights), sort_keys=True),

@@ -70,10 +70,15 @@ class ProvenanceRecord:
         device: cpu, cuda:0, ...
         device_name: The device's own name.
         attention_backend: Kernel family that computed attention.
+        attention_reason: Why that one.
+        compiled: Whether the transformer's blocks were compiled.
         memory: Memory tier asked for.
         memory_tier: Memory tier in force.
         memory_rungs: Rungs of the memory ladder in force, comma-separated, in the order taken:
             free_caches, vae_tiling, offload; "" when none was needed.
+        streamed_blocks: Transformer blocks that waited in host memory and visited the device.
+        vae_precision: Floating-point type the clip was decoded in.
+        vae_tiled: Whether it was decoded in overlapping tiles.
         load_s: Seconds loading the model for this attempt, 0 when warm.
         text_s: Seconds encoding text, 0 when cached.
         subject_s: Seconds for identity tokens, reference features, and their keys and values.
@@ -140,9 +145,14 @@ class ProvenanceRecord:
     device: str = ""
     device_name: str = ""
     attention_backend: str = ""
+    attention_reason: str = ""
+    compiled: bool = False
     memory: str
     memory_tier: str = ""
     memory_rungs: str = ""
+    streamed_blocks: int = 0
+    vae_precision: str = ""
+    vae_tiled: bool = False
     load_s: float = 0.0
     text_s: float = 0.0
     subject_s: float = 0.0
@@ -179,6 +189,7 @@ def record_columns() -> Mapping[str, pl.DataType]:
         int: pl.Int64(),
         float: pl.Float64(),
         str: pl.String(),
+        bool: pl.Boolean(),
         datetime: pl.Datetime("us", "UTC"),
     }
     hints = get_type_hints(ProvenanceRecord)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lynx_engine.jobs import (
     ClipFacts,
+    Conditions,
     PlannedJob,
     Reason,
     Rendered,
@@ -80,9 +81,7 @@ def rendered(job: RenderJob) -> Rendered:
     worker = WorkerFacts(
         device="cpu",
         device_name="test",
-        attention_backend="native",
-        memory_tier="resident",
-        memory_rungs=(),
+        conditions=Conditions(attention_backend="native"),
         stages_s={"load": 0.5, "denoise": 1.5},
         threads=1,
         peak_memory_bytes=10,

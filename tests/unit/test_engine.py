@@ -271,8 +271,9 @@ def test_progress_is_told_by_stage(tiny: RenderEngine) -> None:
     assert [done for stage, done, _ in told if stage == "denoise"] == [0, 1, 2, 3, 4]
     assert list(rendering.stages_s) == ["text", "subject", "denoise", "decode"]
     assert rendering.peak_memory_bytes > 1 << 20
-    assert "SDPA" in rendering.attention_backend
-    assert (rendering.memory_tier, rendering.memory_rungs) == ("resident", ())
+    assert "SDPA" in rendering.conditions.attention_backend
+    assert rendering.conditions.memory_tier == "resident"
+    assert rendering.conditions.memory_rungs == ()
 
 
 @pytest.mark.parametrize("variant", ["wan", "lynx_full", "lynx_lite"])

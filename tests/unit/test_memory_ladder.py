@@ -15,7 +15,7 @@ import torch
 
 from lynx_engine.engine import RenderEngine, Rendering
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.jobs import RenderJob, WorkerFacts
+from lynx_engine.jobs import Conditions, RenderJob, WorkerFacts
 from lynx_engine.models.checkpoint import ensure_weights
 from lynx_engine.models.device import free_memory_bytes, visiting
 from lynx_engine.models.memory import RUNGS, MemoryLadder, SizedCache, readable_bytes
@@ -102,7 +102,7 @@ def test_rungs_that_move_no_bit_come_first_and_move_none(
 ) -> None:
     run_out_of_memory(monkeypatch, tiny, stage, times=times)
     rendering = render(tiny)
-    assert rendering.memory_rungs == rungs
+    assert rendering.conditions.memory_rungs == rungs
     np.testing.assert_array_equal(rendering.frames, plain)
 
 
@@ -111,7 +111,7 @@ def test_strict_job_skips_the_rung_that_moves_bits(
 ) -> None:
     run_out_of_memory(monkeypatch, tiny, "decode", times=2)
     rendering = render(tiny, STRICT)
-    assert rendering.memory_rungs == ("free_caches", "offload")
+    assert rendering.conditions.memory_rungs == ("free_caches", "offload")
     np.testing.assert_array_equal(rendering.frames, plain)
 
 
@@ -132,10 +132,10 @@ def test_tiling_is_on_for_the_decode_that_did_not_fit_and_off_for_the_next_job(
 ) -> None:
     flags = tiling_flags(monkeypatch, tiny)
     run_out_of_memory(monkeypatch, tiny, "decode", times=2)
-    assert render(tiny).memory_rungs == ("free_caches", "vae_tiling")
+    assert render(tiny).conditions.memory_rungs == ("free_caches", "vae_tiling")
     after = render(tiny)
     assert flags == [False, False, True, False]
-    assert after.memory_rungs == ()
+    assert after.conditions.memory_rungs == ()
     np.testing.assert_array_equal(after.frames, plain)
 
 
@@ -160,7 +160,7 @@ def test_tiled_frames_are_near_the_whole_ones_and_made_of_tiles(
     vae.decoder.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
     run_out_of_memory(monkeypatch, tiny, "decode", times=2)
     rendering = render(tiny)
-    assert rendering.memory_rungs == ("free_caches", "vae_tiling")
+    assert rendering.conditions.memory_rungs == ("free_caches", "vae_tiling")
     # Cells of 8 pixels: two failed tries see the whole width of 8, then tiles of 6 and the rest.
     assert (set(widths[:4]), set(widths[4:])) == ({8}, {6, 4})
     difference = rendering.frames.astype(np.float64) - plain
@@ -174,7 +174,7 @@ def test_decode_that_did_not_fit_is_tried_again_without_sampling_again(
 ) -> None:
     steps = run_out_of_memory(monkeypatch, tiny, "denoise", times=0)
     run_out_of_memory(monkeypatch, tiny, "decode", times=3)
-    assert render(tiny).memory_rungs == ("free_caches", "vae_tiling", "offload")
+    assert render(tiny).conditions.memory_rungs == ("free_caches", "vae_tiling", "offload")
     assert len(steps) == 3 * JOB.steps
     assert tiny.counters.vae_decodes == 4
 
@@ -184,7 +184,7 @@ def test_each_rung_is_taken_once_a_job_whatever_part_needs_it(
 ) -> None:
     run_out_of_memory(monkeypatch, tiny, "denoise", times=2)
     run_out_of_memory(monkeypatch, tiny, "decode", times=1)
-    assert render(tiny).memory_rungs == ("free_caches", "offload", "vae_tiling")
+    assert render(tiny).conditions.memory_rungs == ("free_caches", "offload", "vae_tiling")
 
 
 def test_freed_caches_are_filled_anew(tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,10 +267,10 @@ def test_offload_stays_and_is_recorded_until_the_engine_is_replaced(
         run_out_of_memory(patched, tiny, "denoise", times=2)
         render(tiny)
     later = render(tiny)
-    assert later.memory_rungs == ("offload",)
+    assert later.conditions.memory_rungs == ("offload",)
     np.testing.assert_array_equal(later.frames, plain)
     run_out_of_memory(monkeypatch, tiny, "decode", times=1)
-    assert render(tiny).memory_rungs == ("offload", "free_caches")
+    assert render(tiny).conditions.memory_rungs == ("offload", "free_caches")
 
 
 FIGURES = r"Peak memory [\d.]+ [KMG]iB; [\d.]+ [MGT]iB of [\d.]+ [GT]iB free on cpu\."
@@ -401,9 +401,7 @@ def test_record_lists_the_rungs_in_order() -> None:
     facts = WorkerFacts(
         device="cuda:0",
         device_name="test",
-        attention_backend="native",
-        memory_tier="resident",
-        memory_rungs=("free_caches", "offload"),
+        conditions=Conditions(attention_backend="native", memory_rungs=("free_caches", "offload")),
         stages_s={},
         threads=1,
         peak_memory_bytes=10,
@@ -421,7 +419,7 @@ def test_offload_frees_the_device_and_moves_no_bit_there(
     resident = torch.cuda.memory_allocated()
     run_out_of_memory(monkeypatch, engine, "decode", times=2)
     rendering = render(engine, STRICT)
-    assert rendering.memory_rungs == ("free_caches", "offload")
+    assert rendering.conditions.memory_rungs == ("free_caches", "offload")
     np.testing.assert_array_equal(rendering.frames, before)
     vae: Any = engine._vae._vae
     assert engine.subject is not None
