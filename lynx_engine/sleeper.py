@@ -51,6 +51,12 @@ def _hang() -> NoReturn:
     raise AssertionError("nobody ended the hang")
 
 
+def _lose_the_device() -> NoReturn:
+    import torch
+
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
 def _raise(error: Exception) -> NoReturn:
     raise error
 
@@ -60,6 +66,7 @@ FAULTS: Mapping[str, Callable[[], NoReturn]] = {
     "exit": lambda: os._exit(0),
     "hang": _hang,
     "hang_with_lock": _hang_with_the_lock,
+    "device_lost": _lose_the_device,
     "exception": lambda: _raise(ZeroDivisionError("a bug in the null renderer")),
     "nan": lambda: _raise(RowError(ErrorCode.BAD_FRAMES, "the null renderer made NaN.")),
     "memory": lambda: _raise(RowError(ErrorCode.OUT_OF_MEMORY, "the null renderer is too big.")),

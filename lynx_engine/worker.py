@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
 from collections import OrderedDict
@@ -139,7 +140,11 @@ class ClipDraft:
 
 
 class DeviceWorker:
-    """Renders on one device, keeping the engine of the last variant loaded."""
+    """Renders on one device, keeping the engine of the last variant loaded.
+
+    Its calls may come from several threads. One at a time has the device; a row gives it on when
+    its frames are in host memory, and is encoded and checked while the next one renders.
+    """
 
     def __init__(self, setup: WorkerSetup) -> None:
         """Take the device; nothing is loaded before the first request."""
@@ -147,8 +152,11 @@ class DeviceWorker:
         self._loaded: LoadedEngine | None = None
         self._loaded_key = ("", "")
         self._uncharged_load_s = 0.0
+        # A plain lock is fair here: of a device's two calls, one at most waits for the other.
+        self._device = threading.Lock()
         # Frames that could not be encoded yet: an encoder's fault must not cost a rendering.
         self._unencoded: OrderedDict[str, Rendering] = OrderedDict()
+        self._keeping = threading.Lock()
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -157,8 +165,8 @@ class DeviceWorker:
             RowError: With code `image` (also if the photo changed since planning) or `weights`.
         """
         _check_unchanged(request)
-        with self._faults():
-            engine = self.load(request.variant, request.precision).engine
+        with self._faults(), self._device:
+            engine = self._engine(request.variant, request.precision).engine
             return engine.embed_face(read_photo(request.photo), request.landmarks)
 
     def render(self, task: RenderTask, on_stage: OnStage) -> ClipDraft:
@@ -169,17 +177,18 @@ class DeviceWorker:
         Raises:
             RowError: With the code of the stage that failed; the temp file is gone then.
         """
-        started_at = datetime.now(UTC)
         job = task.job
         try:
             with self._faults():
-                if self._loaded_key != (job.variant, job.precision):
-                    on_stage("load", 0, 1)
-                loaded = self.load(job.variant, job.precision)
-                load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
-                rendering = self._unencoded.pop(job.job_id, None) or loaded.engine.render(
-                    job, task.face, on_stage=on_stage
-                )
+                with self._device:
+                    started_at = datetime.now(UTC)
+                    if self._loaded_key != (job.variant, job.precision):
+                        on_stage("load", 0, 1)
+                    loaded = self._engine(job.variant, job.precision)
+                    load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
+                    with self._keeping:
+                        kept = self._unencoded.pop(job.job_id, None)
+                    rendering = kept or loaded.engine.render(job, task.face, on_stage=on_stage)
                 facts, finishing_s = self._finish(task, rendering, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
@@ -212,9 +221,10 @@ class DeviceWorker:
             facts, check_s = _timed(partial(check_clip, task.draft, clip))
         except RowError as error:
             if error.transient:
-                self._unencoded[job.job_id] = rendering
-                if len(self._unencoded) > _KEPT_RENDERINGS:
-                    self._unencoded.popitem(last=False)
+                with self._keeping:
+                    self._unencoded[job.job_id] = rendering
+                    if len(self._unencoded) > _KEPT_RENDERINGS:
+                        self._unencoded.popitem(last=False)
             raise
         return facts, {"encode": encode_s, "check": check_s}
 
@@ -241,6 +251,19 @@ class DeviceWorker:
         Raises:
             RowError: With code `weights` or `out_of_memory`.
         """
+        with self._device:
+            return self._engine(variant, precision)
+
+    def _engine(self, variant: str, precision: str) -> LoadedEngine:
+        """Return the engine of a variant, to be used by this very thread, which has the device."""
+        loaded = self._loaded_engine(variant, precision)
+        # torch keeps this number for each thread that used it before (measured on 2.13), and sums
+        # that are split otherwise round otherwise.
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(self._setup.threads)
+        return loaded
+
+    def _loaded_engine(self, variant: str, precision: str) -> LoadedEngine:
         if self._loaded is not None and self._loaded_key == (variant, precision):
             return self._loaded
         started = time.monotonic()

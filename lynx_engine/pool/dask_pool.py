@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lynx_engine.errors import (
@@ -27,10 +26,12 @@ from lynx_engine.pool.cluster import ClusterWorker, greet_workers
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.local import LocalProcess
 from lynx_engine.pool.reaper import reaper
-from lynx_engine.pool.seats import DeviceProcess, ProcessDiedError, Seat
+from lynx_engine.pool.seats import Call, DeviceProcess, ProcessDiedError, Seat
 from lynx_engine.worker import WorkerSetup, setup_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distributed import Client, Future
 
     from lynx_engine.identity.embed import SubjectFace
@@ -44,6 +45,7 @@ T = TypeVar("T")
 
 _POLL_S = 0.1
 _EXIT_S = 2.0
+_HELLO_S = 3.0
 _CONNECT_S = 10.0
 _DASK: dict[str, object] = {
     # A death is told at once; whether the row runs again is the campaign's to say.
@@ -79,31 +81,35 @@ class DevicePool:
         )
         self._listeners: dict[str, Callable[[str, int, int], None]] = {}
         self._own: set[str] = set()
+        # Rows that were in a process which died: none shares a process again, on any device.
+        self._suspects: set[str] = set()
         self._abandoned = False
         client.subscribe_topic(remote.STAGES, self._hear)
 
     def load(self, device: str, variant: str, precision: str) -> None:
         """Load a model on `device` before it is needed."""
-        watch = Watch(self._deadlines, None)
-        self._call(device, remote.load, (variant, precision), watch, _no_answer())
+        call = Call(Watch(self._deadlines, None))
+        self._call(device, remote.load, (variant, precision), call)
 
     def embed_face(self, device: str, request: FaceRequest) -> SubjectFace:
         """Embed one face on `device`."""
-        watch = Watch(self._deadlines, None)
-        return self._call(device, remote.embed_face, request, watch, _no_answer())
+        return self._call(device, remote.embed_face, request, Call(Watch(self._deadlines, None)))
 
     def render(self, device: str, task: RenderTask, on_stage: OnStage) -> ClipDraft:
         """Render one job on `device` to a checked temp clip."""
-        watch = Watch(self._deadlines, task.job)
+        job_id = task.job.job_id
+        call = Call(Watch(self._deadlines, task.job), task.draft, alone=job_id in self._suspects)
 
         def hear(stage: str, done: int, total: int) -> None:
-            watch.hear(stage)
+            call.watch.hear(stage)
             on_stage(stage, done, total)
 
         self._listeners[task.draft.name] = hear
         try:
-            return self._call(device, remote.render, task, watch, task.draft)
+            return self._call(device, remote.render, task, call)
         finally:
+            if call.alone:
+                self._suspects.add(job_id)
             del self._listeners[task.draft.name]
             remote.answer_beside(task.draft).unlink(missing_ok=True)
 
@@ -116,8 +122,7 @@ class DevicePool:
         device: str,
         work: Callable[[A, WorkerSetup], T],
         argument: A,
-        watch: Watch,
-        call: Path,
+        call: Call,
     ) -> T:
         seat = self._seats[device]
         with seat.queued(call):
@@ -125,7 +130,7 @@ class DevicePool:
                 with seat.starting:
                     seat.starting.wait_for(partial(seat.is_next, call))
                     generation, address = self._ready(seat)
-                    watch.restart()
+                    call.watch.begin()
                     future = self._client.submit(
                         work,
                         argument,
@@ -137,18 +142,19 @@ class DevicePool:
                     self._own.add(future.key)
                     seat.sent(call)
                 try:
-                    return self._wait(seat, future, watch, call, generation)
+                    return self._wait(seat, future, call, generation)
                 except ProcessDiedError as died:
                     how = seat.bury(generation, str(died))
-                    answer = remote.read_answer(call)
+                    answer = call.answer()
                     if answer is not None:
                         return answer  # pyright: ignore[reportReturnType]  # left by `render` alone
-                    if seat.blamed[generation] == call:
+                    if seat.blamed[generation] is call:
                         raise RowError(
                             ErrorCode.WORKER_DIED,
                             f"the process of {device} {how} while it held this row "
-                            f"(last heard of in stage {watch.stage}).",
+                            f"(last heard of in stage {call.watch.stage}).",
                         ) from None
+                    call.clear_draft()
                 finally:
                     self._own.discard(future.key)
                     future.release()
@@ -175,10 +181,10 @@ class DevicePool:
             seat.bury(seat.generation, why)
         raise DeviceLostError(f"{seat.device}: its process {why}; campaign.log has its last words")
 
-    def _wait(self, seat: Seat, future: Future[T], watch: Watch, call: Path, generation: int) -> T:
+    def _wait(self, seat: Seat, future: Future[T], call: Call, generation: int) -> T:
         from distributed import KilledWorker
 
-        process = seat.process
+        process, watch = seat.process, call.watch
         ended = threading.Event()
         future.add_done_callback(lambda _: ended.set())
         while True:
@@ -199,12 +205,31 @@ class DevicePool:
             how = process.death()
             if how and seat.generation == generation:
                 raise ProcessDiedError(how)
-            if not seat.is_first(call):
+            if seat.is_waiting(call):
                 watch.restart()
             elif watch.overdue_s() > 0 and not self._waits_for_others(future):
                 how = f"gave no sign of life for {watch.silence_s():.0f} s and was killed"
-                seat.end(generation, how)
+                certain = seat.is_alone(call) or self._still_answers(process)
+                seat.end(generation, how, blamed=call if certain else None)
                 raise ProcessDiedError(how)
+
+    def _still_answers(self, process: DeviceProcess) -> bool:
+        """Whether the process says hello; else a row may hang with the interpreter's lock held.
+
+        That silences the other row of the process, too.
+        """
+        said = threading.Event()
+        address = process.address()
+        if address is None:
+            return False
+
+        def ask() -> None:
+            with suppress(Exception):  # its connection ends with it
+                self._client.run(remote.say_hello, None, workers=[address])
+                said.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        return said.wait(_HELLO_S)
 
     def _last_words(self, seat: Seat, generation: int) -> str:
         """Return how a process died that Dask has lost already."""
@@ -234,11 +259,6 @@ def _quieten() -> None:
     # `asyncio` tells of each answer that Dask stopped waiting for because its process had died.
     for name in ("distributed", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _no_answer() -> Path:
-    """Name a call that leaves no answer: it is made again."""
-    return Path("/nonexistent") / secrets.token_hex(8)
 
 
 @contextmanager

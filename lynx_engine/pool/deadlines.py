@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from lynx_engine.jobs import RenderJob
+from lynx_engine.pool.protocol import FINISHING
 
 PATIENCE = 10.0
 """A step may take this many times the longest one measured."""
@@ -64,12 +65,22 @@ class Watch:
         self._about: Key = () if job is None else (job.variant, job.precision, job.shape)
         self._clock = clock
         self._lock = threading.Lock()
-        self._heard = clock()
-        self.stage = "start"
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew: a process has just been asked."""
+        with self._lock:
+            self._heard, self.stage, self.is_finishing = self._clock(), "start", False
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the work has told of anything yet."""
+        return self.stage != "start"
 
     def hear(self, stage: str) -> None:
         """Take a sign of life: the row is in `stage` now."""
         with self._lock:
+            self.is_finishing = self.is_finishing or stage == FINISHING
             now = self._clock()
             if self.stage not in _UNMEASURED:
                 self._deadlines.learn((*self._about, self.stage), now - self._heard)

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _DUMP_S = 1.0
 _TAIL_CHARACTERS = 2000
 
+THREADS = 2
+"""Rows that a device process works on: one renders while the one before it is encoded."""
+
 # Read by the device process when it imports Dask.
 _DASK_OF_A_DEVICE = {
     "DASK_LOGGING__DISTRIBUTED": "critical",
@@ -113,7 +116,7 @@ class LocalProcess:
             *program,
             self._client.scheduler.address,
             *("--name", self._name),
-            *("--nthreads", "1"),
+            *("--nthreads", str(THREADS)),
             *("--host", "127.0.0.1"),
             *("--memory-limit", "0"),  # the engine knows its memory; Dask would end it for using it
             *("--local-directory", str(self._folder)),

@@ -10,16 +10,18 @@ if TYPE_CHECKING:
 
 
 FINISHING = "encode"
-"""From this stage on a row needs its device no longer for long."""
+"""From this stage on a row needs its device no longer: the next one renders meanwhile."""
 
 
 class Pool(Protocol):
     """Something that renders jobs; its calls block and may come from several threads.
 
     At most two calls at a time are made for each device, the second one when the first has told of
-    the stage `FINISHING`. Every call raises `RowError` when the work
-    failed (code `worker_died` when its process did), `DeviceLostError` when the device cannot be
-    had any more, and `AbandonedError` after `abandon`.
+    the stage `FINISHING`: so no more than two rows' frames are ever held.
+
+    Every call raises `RowError` when the work failed (code `worker_died` when its process did, and
+    no other call can be why), `DeviceLostError` when the device cannot be had any more, and
+    `AbandonedError` after `abandon`.
     """
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -45,9 +46,17 @@ def say_hello(probe: Path | None) -> Hello:
     return Hello(os.getpid(), platform.node(), __version__, sees)
 
 
-@cache
+_making = threading.Lock()
+
+
 def _device_worker(setup: WorkerSetup) -> DeviceWorker:
     """Return this process's one worker; the engine in it stays warm between jobs."""
+    with _making:
+        return _the_worker(setup)
+
+
+@cache
+def _the_worker(setup: WorkerSetup) -> DeviceWorker:
     if setup.torch_device != "auto":
         return DeviceWorker(setup)
     # A cluster's machine knows its own device and its own folders best.

@@ -1,15 +1,23 @@
-"""One device with its process and the calls that wait for it: who is first, who is charged."""
+"""One device with its process and the calls that are made of it: who goes first, who is charged.
+
+Two rows may be in a process at a time, one rendering and one being encoded. A death is charged to
+the row whose stage ended the process, where that is known: it was overdue while the process itself
+answered, or the device was lost, which only a rendering row can do. Else it is charged to neither,
+and each runs again alone, so that whatever dies then is certain.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lynx_engine.pool.deadlines import Watch
 from lynx_engine.pool.remote import read_answer
-from lynx_engine.worker import WorkerSetup
+from lynx_engine.worker import POISONED, ClipDraft, WorkerSetup
 
 
 class DeviceProcess(Protocol):
@@ -45,11 +53,35 @@ class ProcessDiedError(Exception):
     """The process ended with work of ours in it; says how."""
 
 
+@dataclass(eq=False, slots=True)
+class Call:
+    """Work that is asked of a device.
+
+    Attributes:
+        watch: Listens to it.
+        draft: The clip it makes, beside which its answer will lie; None for work that leaves none.
+        alone: Whether a process died with it: it shares none any more.
+        holder: Generation of the process that has it; -1 while none has.
+    """
+
+    watch: Watch
+    draft: Path | None = None
+    alone: bool = False
+    holder: int = -1
+
+    def answer(self) -> ClipDraft | None:
+        """Return what it left before its process died, if it had finished."""
+        return None if self.draft is None else read_answer(self.draft)
+
+    def clear_draft(self) -> None:
+        """Put an empty file in the draft's place: the last process left a part of a clip in it."""
+        if self.draft is not None:
+            self.draft.unlink(missing_ok=True)
+            self.draft.touch(mode=0o600, exist_ok=False)
+
+
 class Seat:
     """One device with its process, and the calls that are made of it, in order.
-
-    Two at most: one that is worked on, and one that waits in the process for the first to end, so
-    that no device waits for a message. A call is a path, beside which its answer will lie.
 
     Attributes:
         device: Its name.
@@ -57,7 +89,7 @@ class Seat:
         setup: What its process must know.
         starting: Held while the process is started, ended, or given work.
         generation: Counts its processes.
-        blamed: Generation -> the call that its process died under.
+        blamed: Generation -> the call that ended its process for certain, or None.
     """
 
     def __init__(self, device: str, process: DeviceProcess, setup: WorkerSetup) -> None:
@@ -67,13 +99,12 @@ class Seat:
         self.setup = setup
         self.starting = threading.Condition()
         self.generation = 0
-        self.blamed: dict[int, Path | None] = {}
-        self._calls: list[Path] = []
-        self._sent: dict[Path, int] = {}
+        self.blamed: dict[int, Call | None] = {}
+        self._calls: list[Call] = []
         self._how: dict[int, str] = {}
 
     @contextmanager
-    def queued(self, call: Path) -> Generator[None]:
+    def queued(self, call: Call) -> Generator[None]:
         """Stand in the queue during the block."""
         with self.starting:
             self._calls.append(call)
@@ -82,38 +113,60 @@ class Seat:
         finally:
             with self.starting:
                 self._calls.remove(call)
-                self._sent.pop(call, None)
                 self.starting.notify_all()
 
-    def is_next(self, call: Path) -> bool:
-        """Whether the process has every call before this one: it works in the order of arrival."""
+    def is_next(self, call: Call) -> bool:
+        """Whether the process has every call before this one, and none is to be alone in it."""
         before = self._calls[: self._calls.index(call)]
-        return all(self._sent.get(other) == self.generation for other in before)
+        if call.alone or any(other.alone for other in before):
+            return not before
+        return all(other.holder == self.generation for other in before)
 
-    def sent(self, call: Path) -> None:
+    def sent(self, call: Call) -> None:
         """Say that the process has the call."""
-        self._sent[call] = self.generation
+        call.holder = self.generation
         self.starting.notify_all()
 
-    def is_first(self, call: Path) -> bool:
-        """Whether the process works on this call."""
-        return self._calls[0] == call
+    def is_waiting(self, call: Call) -> bool:
+        """Whether the call has not begun: the one before it has the device, or the only thread."""
+        return self._calls[0] is not call and not call.watch.has_heard
 
-    def end(self, generation: int, how: str) -> None:
-        """End the process of that generation, if it is still there; `how` is told as its death."""
+    def is_alone(self, call: Call) -> bool:
+        """Whether the process has no other call."""
+        return not any(c.holder == self.generation for c in self._calls if c is not call)
+
+    def end(self, generation: int, how: str, *, blamed: Call | None = None) -> None:
+        """End the process of that generation, if it is still there.
+
+        Args:
+            generation: Of the process.
+            how: Told as its death.
+            blamed: The call that is known to be why.
+        """
         with self.starting:
             if generation == self.generation:
                 self._how[generation] = how
+                if blamed is not None:
+                    self.blamed[generation] = blamed
                 self.process.end()
 
     def bury(self, generation: int, how: str) -> str:
         """Replace the process of that generation, once; return how it died."""
         with self.starting:
             if generation == self.generation:
-                # A row that has left its answer had finished: the process died under the next.
-                unanswered = (call for call in self._calls if read_answer(call) is None)
-                self.blamed[generation] = next(unanswered, None)
-                self._how.setdefault(generation, how)
+                how = self._how.setdefault(generation, how)
+                # A row that has left its answer had finished: the process died under the other.
+                held = [c for c in self._calls if c.holder == generation and c.answer() is None]
+                self.blamed.setdefault(generation, _certain(held, how))
+                for call in held:
+                    call.alone = True
                 self.generation += 1
                 self.process.replace()
             return self._how[generation]
+
+
+def _certain(held: list[Call], how: str) -> Call | None:
+    """Return the call that ended the process which held these, None if it may be another."""
+    if len(held) > 1 and how == f"exited with {POISONED}":
+        held = [call for call in held if not call.watch.is_finishing]
+    return held[0] if len(held) == 1 else None

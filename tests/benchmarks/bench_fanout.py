@@ -31,6 +31,7 @@ from lynx_engine.pool import find_devices, open_pool
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.settings import Settings
 from lynx_engine.survey import Preflight, face_key
+from tests.benchmarks import timeline
 from tests.support.jobs import make_sleeper_job
 from tests.support.renders import ASTRONAUT, ASTRONAUT_LANDMARKS
 from tests.support.renders import make_job as make_variant_job
@@ -44,7 +45,8 @@ class Measured:
 
     Attributes:
         window_s: From the first row's start on a device to the last row's end.
-        busy_s: Seconds that devices worked for rows, summed.
+        busy_s: Seconds that device processes had a row, summed.
+        wait_s: Seconds that a device waited for a row though it could have begun it, mean.
         rows: How many.
         cpu_s: Processor seconds of the orchestrator.
         loads: Models loaded, by device.
@@ -52,6 +54,7 @@ class Measured:
 
     window_s: float
     busy_s: float
+    wait_s: float
     rows: int
     cpu_s: float
     loads: dict[str, int]
@@ -69,13 +72,11 @@ def run(jobs: Sequence[RenderJob], devices: str, *, warm: Sequence[RenderJob] = 
             after = psutil.Process().cpu_times()
         log = read_parts(settings.campaign_dir("trial") / "provenance")
     assert set(log["status"]) == {"rendered"}
-    spent = log.select(
-        "load_s", "text_s", "subject_s", "denoise_s", "decode_s", "encode_s", "check_s"
-    )
     loads = log.filter(pl.col("load_s") > 0).group_by("device").len()
     return Measured(
         window_s=(log["finished_at"].max() - log["started_at"].min()).total_seconds(),  # type: ignore[operator,union-attr]
-        busy_s=float(spent.sum_horizontal().sum()),
+        busy_s=timeline.busy_s(log),
+        wait_s=float(timeline.waits_s(log).mean() or 0.0),  # type: ignore[arg-type]
         rows=len(log),
         cpu_s=after.user + after.system - before.user - before.system,
         loads=dict(loads.iter_rows()),
@@ -170,8 +171,7 @@ def mixed_models() -> tuple[float, dict[str, int]]:
 def orchestration() -> tuple[float, float]:
     """Return ms that a device waits between two rows, and ms of processor, a row."""
     measured = run(sleepers([0.0] * 300), "cpu", warm=sleepers([0.001]))
-    idle_ms = 1000 * (measured.window_s - measured.busy_s) / measured.rows
-    return idle_ms, 1000 * measured.cpu_s / measured.rows
+    return 1000 * measured.wait_s, 1000 * measured.cpu_s / measured.rows
 
 
 def main() -> None:

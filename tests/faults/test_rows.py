@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import psutil
 import pytest
 
 from lynx_engine.provenance.store import read_history, read_parts
+from tests.benchmarks.timeline import waits_s
 from tests.faults.harness import FULL, RUN_S, Night, audit, describe, orphans_after, size
 
 Figure = Callable[[str], None]
@@ -133,7 +133,7 @@ def test_thousands_of_rows_of_which_some_fail_all_reach_a_final_state(
     log = read_parts(night.outputs / "provenance")
     last = log.unique("job_id", keep="last", maintain_order=True)
     final = last.filter(last["status"].is_in(["rendered", "failed"]))
-    wait_ms = median_wait_ms(log)
+    wait_ms = 1000 * float(waits_s(log).median())  # type: ignore[arg-type]  # replacements aside
     found = audit(night) if not FULL else None
     again_s, again = _resume(night)
     figure(
@@ -158,16 +158,6 @@ def test_thousands_of_rows_of_which_some_fail_all_reach_a_final_state(
         assert again_s <= 2
     assert again == 0
     assert found is None or (found.torn, found.mismatch, found.duplicate) == (0, 0, 0)
-
-
-def median_wait_ms(log: pl.DataFrame) -> float:
-    """Return how long a device waited between two rows it rendered, replacements left aside."""
-    stages = ("load_s", "denoise_s", "decode_s", "encode_s", "check_s")
-    rendered = log.filter(pl.col("status") == "rendered").sort("device", "started_at")
-    busy = pl.duration(microseconds=pl.sum_horizontal(stages) * 1e6)
-    ended = pl.col("started_at") + busy
-    waits = (pl.col("started_at") - ended.shift(1)).over("device").dt.total_microseconds()
-    return float(rendered.select(waits.median()).item()) / 1000
 
 
 def _resident_mb(pid: int) -> float:

@@ -31,9 +31,11 @@ from lynx_engine.pool import InProcessPool, open_cluster_pool, open_pool
 from lynx_engine.pool.dask_pool import DevicePool
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.remote import leave_answer, read_answer
+from lynx_engine.pool.seats import Call
 from lynx_engine.settings import Settings
 from lynx_engine.worker import POISONED, FaceRequest, RenderTask, WorkerSetup
-from tests.support.jobs import astronaut, make_sleeper_job
+from tests.support.jobs import astronaut
+from tests.support.pools import ignore, sleeper_task
 from tests.support.renders import ASTRONAUT_LANDMARKS
 from tests.support.renders import make_job as make_variant_job
 
@@ -109,7 +111,7 @@ def test_error_of_a_row_arrives_with_its_code_and_words(pool: DevicePool) -> Non
 def call(pool: DevicePool, work: Callable[[A, WorkerSetup], T], argument: A) -> T:
     """Let any function run in the device's process."""
     watch = Watch(Deadlines(unmeasured_s=60, floor_s=60), None)
-    return pool._call("cpu", work, argument, watch, Path("/nonexistent/call"))
+    return pool._call("cpu", work, argument, Call(watch))
 
 
 def _environment(_: None, setup: WorkerSetup) -> tuple[str, str, int, list[str]]:
@@ -121,15 +123,6 @@ def test_device_is_fixed_by_environment_and_prefect_is_not_loaded_there(pool: De
     visible, device, session, heavy = call(pool, _environment, None)
     assert (visible, device, heavy) == ("", "cpu", [])
     assert session != os.getsid(0), "Ctrl-C in the terminal would reach it"
-
-
-def sleeper_task(folder: Path, prompt: str, **changes: object) -> RenderTask:
-    job = replace(make_sleeper_job(prompt), **changes)  # pyright: ignore[reportArgumentType]
-    return RenderTask(job, None, folder / f"{job.job_id[:12]}.mp4")
-
-
-def ignore(_stage: str, _done: int, _total: int) -> None:
-    pass
 
 
 QUICK = {"deadline_s": 3.0, "deadline_floor_s": 2.0}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +16,17 @@ import numpy as np
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.jobs import PlannedJob, RenderJob, RenderResult
 from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
-from tests.support.jobs import rendered
+from tests.support.jobs import make_sleeper_job, rendered
+
+
+def sleeper_task(folder: Path, prompt: str, **changes: object) -> RenderTask:
+    """Return a row of the null renderer with a draft in `folder`."""
+    job = make_sleeper_job(prompt, **changes)
+    return RenderTask(job, None, folder / f"{job.job_id[:12]}.mp4")
+
+
+def ignore(_stage: str, _done: int, _total: int) -> None:
+    """Take no notice of progress."""
 
 
 @dataclass

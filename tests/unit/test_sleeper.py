@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.jobs import RenderJob
@@ -111,6 +112,8 @@ def test_faults_of_disk_and_of_ours_are_no_errors_of_a_row() -> None:
         render(sleeper_job("fault=io"))
     with pytest.raises(ZeroDivisionError):
         render(sleeper_job("fault=exception"))
+    with pytest.raises(torch.AcceleratorError):
+        render(sleeper_job("fault=device_lost"))
 
 
 def test_fault_happens_in_the_middle_of_the_steps() -> None:
@@ -187,7 +190,7 @@ def test_hang_stops_the_other_threads_only_if_it_keeps_the_interpreters_lock(
 
 
 def test_every_fault_is_tested_here() -> None:
-    raised = {"nan", "memory", "weights", "io", "exception"}
+    raised = {"nan", "memory", "weights", "io", "exception", "device_lost"}
     assert set(FAULTS) == raised | {"segfault", "exit", "hang", "hang_with_lock"}
 
 
