@@ -36,8 +36,8 @@ unit: $(VENV)/.installed-test
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults
 
-bench: $(VENV)/.installed-test  ## Measure orchestration and fan-out on an idle machine
-	$(BIN)/python -m tests.benchmarks.bench_fanout
+bench: $(VENV)/.installed-test  ## Measure every figure that needs no GPU on an idle machine
+	$(BIN)/python -m tests.benchmarks
 
 schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
 	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json

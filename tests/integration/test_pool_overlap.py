@@ -6,6 +6,7 @@ its process for the drafts that a test names.
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -21,8 +22,10 @@ from lynx_engine.errors import AbandonedError, ErrorCode, RowError
 from lynx_engine.media.video import find_ffmpeg
 from lynx_engine.pool import open_pool
 from lynx_engine.pool.dask_pool import DevicePool
+from lynx_engine.pool.deadlines import Deadlines, Watch
+from lynx_engine.pool.seats import Call
 from lynx_engine.settings import Settings
-from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, setup_for
+from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, WorkerSetup, setup_for
 from tests.support.jobs import make_sleeper_job
 from tests.support.pools import ignore, sleeper_task
 
@@ -186,7 +189,15 @@ def test_death_that_nobody_can_be_charged_with_costs_neither_row_its_clip(bench:
     assert second.started_at.timestamp() >= ended, "each runs alone now"
 
 
+def _import_torch(_: None, __: WorkerSetup) -> None:
+    importlib.import_module("torch")
+
+
 def test_lost_device_is_charged_to_the_row_that_renders(bench: Bench) -> None:
+    # The null renderer loads it only to fail with its error; the encoder would be done by then.
+    bench.pool._call(
+        "cpu", _import_torch, None, Call(Watch(Deadlines(unmeasured_s=60, floor_s=60), None))
+    )
     once = bench.folder / "lost"
     slow, lost = bench.overlapped(
         bench.task("slow", "", seed=1),
