@@ -1,6 +1,6 @@
 """Runs every benchmark that suits a CPU, one after the other, and sums up: `make bench`.
 
-    python -m tests.benchmarks [--quick]
+    python -m tests.benchmarks [--quick] [bench_cli ...]
 
 Each is a module `bench_*.py` whose last line of output is a JSON object of its figures. With
 `--quick` each only shows that it runs, and no figure is held to its target.
@@ -31,7 +31,8 @@ def run_benchmark(name: str) -> tuple[Mapping[str, float], bool]:
     Returns:
         The figures of its last line, and whether it came to its end.
     """
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *sys.argv[1:]]
+    options = ["--quick"] if is_quick() else []
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *options]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
@@ -50,10 +51,11 @@ def run_benchmark(name: str) -> tuple[Mapping[str, float], bool]:
 
 
 def main() -> int:
-    """Run them all; return 1 if one broke or missed its target."""
+    """Run all of them, or those named; return 1 if one broke or missed its target."""
     figures: dict[str, float] = {}
     broken: list[str] = []
-    for name in find_benchmarks():
+    named = [word for word in sys.argv[1:] if not word.startswith("-")]
+    for name in named or find_benchmarks():
         sys.stdout.write(f"\n== {name}\n")
         sys.stdout.flush()
         told, ended = run_benchmark(name)

@@ -198,6 +198,9 @@ def test_device_process_that_dies_in_the_encoder_publishes_nothing_half(
     figure(describe("kill-in-encoder-worker", kills=kills, **found.figures(), orphans=orphans))
     assert (kills, orphans, found.is_clean) == (5, 0, True)
     assert told["exit_code"] == 0
+    log = read_parts(night.outputs / "provenance")
+    charged = set(log.filter(log["status"] == "failed")["job_id"])
+    assert charged <= {job.job_id for job in night.jobs()[::2]}, "no row that rendered beside it"
 
 
 def test_run_that_dies_in_the_encoder_publishes_nothing_half(

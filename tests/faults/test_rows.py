@@ -109,7 +109,8 @@ def random_rows(count: int, folder: Path, dice: random.Random) -> tuple[list[str
             rows.append(f"fault={kind}{once}")
             bad += not once or kind in {"exception", "memory"}  # these are not tried again
         else:
-            rows.append("sleep=0")
+            # A row of no length would wait for the processor that encodes the two before it.
+            rows.append("sleep=0.05")
     return rows, bad
 
 

@@ -164,3 +164,14 @@ def test_watch_names_the_stage_it_is_in(deadlines: Deadlines, clock: Clock) -> N
     assert watch.stage == "start"
     watch.hear("encode")
     assert watch.stage == "encode"
+
+
+def test_work_that_is_asked_for_again_begins_anew(deadlines: Deadlines, clock: Clock) -> None:
+    watch = watch_steps(deadlines, clock, 2.0, 2.0)
+    watch.hear("encode")
+    assert (watch.has_heard, watch.is_finishing) == (True, True)
+    clock.now += 50
+    watch.begin()
+    assert (watch.stage, watch.has_heard, watch.is_finishing) == ("start", False, False)
+    assert watch.silence_s() == 0.0
+    assert allowed_s(watch, clock) == pytest.approx(UNMEASURED_S, abs=0.01)
