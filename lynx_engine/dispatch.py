@@ -1,10 +1,10 @@
 """Decides which row goes to which device next. It renders nothing and knows no Dask and no clip.
 
-Each device has two places: one row renders, one waits, so that a device never waits for the
-orchestrator and no more than a few rows are ever handed out. A device stays with its model while
-rows of it are left; then it takes the model with the most work left per device. Within a model the
-costliest row goes first: the longest rows last would leave devices idle at the end (Graham's
-longest-processing-time rule).
+Each device has three places: one row renders, the one before it is encoded and checked, one waits,
+so that a device never waits and no more than a few rows are ever handed out. A device stays with
+its model while rows of it are left; then it takes the model with the most work left per device.
+Within a model the costliest row goes first: the longest rows last would leave devices idle at the
+end (Graham's longest-processing-time rule).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Turn:
     Attributes:
         planned: The row.
         device: Where it renders; while it waits, a device that has nothing to do may take it.
-        is_finishing: Whether it will end in a moment.
+        is_finishing: Whether it needs its device no longer.
         avoids: Device on which it failed, and is not to run again while another is left.
     """
 
@@ -53,7 +53,10 @@ class _Lane:
     blocked: bool = False
 
     def advance(self) -> None:
-        """Make room for the next row when the running one finishes; one at a time does."""
+        """Make room for the next row when the running one finishes; one at a time does.
+
+        So the frames of two rows at most are held in a device's process.
+        """
         if self.running is not None and self.running.is_finishing and self.finishing is None:
             self.running, self.finishing = None, self.running
 
@@ -145,9 +148,9 @@ class Dispatcher:
             raise NoDeviceError
 
     def finishing(self, turn: Turn) -> None:
-        """Say that a row will end in a moment: the one that waits behind it may start.
+        """Say that a row needs its device no longer: the one that waits behind it may start.
 
-        The next row then stands in the device's process when the device gets free.
+        That one renders while this one is encoded and checked.
         """
         with self._changed:
             turn.is_finishing = True

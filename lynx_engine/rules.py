@@ -8,6 +8,9 @@ Pure decisions: nothing here waits, renders or writes. `campaign.py` acts on the
 | device process died or hung | once, after others, elsewhere if it can be | failed, quarantined |
 | spoiled (NaN, blank, frozen, wrong count) | once, elsewhere if it can be | failed |
 | everything else | never | failed |
+
+A death that either of two rows in the process may have caused is no failure of theirs: the pool
+runs each of them again alone (`pool/seats.py`).
 """
 
 from __future__ import annotations

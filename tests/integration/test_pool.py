@@ -379,6 +379,11 @@ def test_running_cluster_renders_and_replaces_a_worker_that_was_killed(
         for device in ("left", "right"):
             draft = pool.render(device, sleeper_task(tmp_path, f"sleep=0.1 {device}"), ignore)
             assert draft.worker.device == device
+        # A worker with one thread takes the second row when the first has ended; it is no hang.
+        tasks = [sleeper_task(tmp_path, "sleep=2.5", seed=seed, steps=40) for seed in (1, 2)]
+        with ThreadPoolExecutor() as threads:
+            drafts = list(threads.map(lambda task: pool.render("left", task, ignore), tasks))
+        assert [draft.path for draft in drafts] == [task.draft for task in tasks]
         for fault in ("exit", "hang_with_lock"):
             with pytest.raises(RowError) as caught:
                 pool.render("left", sleeper_task(tmp_path, f"fault={fault}"), ignore)
