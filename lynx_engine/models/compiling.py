@@ -10,6 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
+from itertools import count
 from types import FunctionType
 
 import torch
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 BlockForward = Callable[..., torch.Tensor]
 _KEPT_GRAPHS = 8
+_NUMBERS = count()
 
 
 def wants_compile(setting: str, device: torch.device) -> bool:
@@ -61,7 +63,7 @@ class BlockCompiler:
         if self.broken:
             return
         if kind not in self._forwards:
-            self._forwards[kind] = _compiled(len(self._forwards))
+            self._forwards[kind] = _compiled()
             while len(self._forwards) > _KEPT_GRAPHS:
                 _, dropped = self._forwards.popitem(last=False)
                 self._proven.discard(dropped)
@@ -124,24 +126,14 @@ def _switched(
     return forward
 
 
-def _compiled(number: int) -> BlockForward:
-    """Return a compiled forward with a code object of its own.
+def _compiled() -> BlockForward:
+    """Return the stock forward, compiled, with a code object of its own.
 
     torch limits and searches recompilations by code object, over all engines of a process: shared,
     the ninth clip size of a campaign would run eager for the rest of the night.
     """
 
-    def block_forward(
-        block: WanTransformerBlock,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        temb: torch.Tensor,
-        rotary_emb: torch.Tensor,
-    ) -> torch.Tensor:
-        return WanTransformerBlock.forward(
-            block, hidden_states, encoder_hidden_states, temb, rotary_emb
-        )
-
-    code = block_forward.__code__.replace(co_name=f"block_forward_{number}")
-    own = FunctionType(code, globals(), code.co_name)
+    stock = WanTransformerBlock.forward
+    code = stock.__code__.replace(co_name=f"block_forward_{next(_NUMBERS)}")
+    own = FunctionType(code, stock.__globals__, code.co_name, stock.__defaults__, stock.__closure__)
     return torch.compile(own, fullgraph=True, dynamic=False)
