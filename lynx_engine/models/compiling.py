@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 BlockForward = Callable[..., torch.Tensor]
 _KEPT_GRAPHS = 8
 _NUMBERS = count()
+_LONGEST_REASON = 300
 
 
 def wants_compile(setting: str, device: torch.device) -> bool:
@@ -95,7 +96,7 @@ class BlockCompiler:
             # What failed for another reason fails again just below, eager.
             logger.warning(
                 "the transformer runs without torch.compile, which failed: %s",
-                str(error).strip().partition("\n")[0] or type(error).__name__,
+                " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON],
             )
             self.broken = True
             self.stop()
@@ -132,7 +133,6 @@ def _compiled() -> BlockForward:
     torch limits and searches recompilations by code object, over all engines of a process: shared,
     the ninth clip size of a campaign would run eager for the rest of the night.
     """
-
     stock = WanTransformerBlock.forward
     code = stock.__code__.replace(co_name=f"block_forward_{next(_NUMBERS)}")
     own = FunctionType(code, stock.__globals__, code.co_name, stock.__defaults__, stock.__closure__)

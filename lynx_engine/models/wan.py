@@ -272,11 +272,27 @@ class WanDenoiser:
             _cross(block).use_backend(attention.dispatcher)
 
 
-def attention_on(device: torch.device, asked: str, precision: str) -> AttentionChoice:
-    """Return the attention backend of an engine, and log which and why.
+def facts_on(device: torch.device, precision: str) -> DeviceFacts:
+    """Return what decides which attention backends can run, now that torch is here.
 
     An installed package counts only if diffusers could import it: one built for another torch
     cannot be.
+
+    Args:
+        device: Where the engine computes.
+        precision: Type of the pass: float32, bfloat16 or float16.
+    """
+    works = {
+        FLASH.package: attention_dispatch._CAN_USE_FLASH_ATTN,
+        FLASH_3.package: attention_dispatch._CAN_USE_FLASH_ATTN_3,
+    }
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    packages = frozenset(package for package, usable in works.items() if usable)
+    return DeviceFacts(str(device), capability, packages, precision)
+
+
+def attention_on(device: torch.device, asked: str, precision: str) -> AttentionChoice:
+    """Return the attention backend of an engine, and log which and why.
 
     Args:
         device: Where the engine computes.
@@ -286,14 +302,8 @@ def attention_on(device: torch.device, asked: str, precision: str) -> AttentionC
     Raises:
         RowError: WEIGHTS, if the one asked for cannot run there; it says what to install.
     """
-    works = {
-        FLASH.package: attention_dispatch._CAN_USE_FLASH_ATTN,
-        FLASH_3.package: attention_dispatch._CAN_USE_FLASH_ATTN_3,
-    }
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    packages = frozenset(package for package, usable in works.items() if usable)
     try:
-        chosen = choose_attention(asked, DeviceFacts(str(device), capability, packages, precision))
+        chosen = choose_attention(asked, facts_on(device, precision))
     except BackendError as error:
         raise RowError(ErrorCode.WEIGHTS, str(error)) from None
     logger.info("attention: %s; %s", chosen, chosen.reason)

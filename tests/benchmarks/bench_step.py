@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_step
 
-Prints a table of processor time, and one JSON line last. The CPU form: width 512, 6 blocks, 1,950 tokens, one thread.
+Prints a table, and one JSON line last. The CPU form: width 512, 6 blocks, 1,950 tokens, one thread,
+ratios of processor time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 import torch
 
-from tests.benchmarks.guided_step import Shape, interleaved, make_step, steady, processor_clock
+from tests.benchmarks.guided_step import Shape, interleaved, make_step, processor_clock, steady
 
 SHAPE = Shape(
     blocks=6,

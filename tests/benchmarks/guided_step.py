@@ -1,6 +1,6 @@
-"""One guided step three ways on the same weights: ours, stock diffusers without adapters, and the
-plain restatement of the released method. Weights are random, made where they are used.
+"""One guided step three ways on the same weights, which are random and made where they are used.
 
+The ways: ours, stock diffusers without adapters, and the plain restatement of the released method.
 It needs torch, diffusers and what diffusers needs, and nothing else: the GPU machines that it runs
 on have no more.
 """
@@ -299,7 +299,7 @@ def steady(step: GuidedStep) -> Generator[None]:
 def _adapter_tensors(
     variant: str, shape: Shape, tensors: RandomTensors
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return what `ip_layers.safetensors` and `ref_layers.safetensors` hold; {} without the last."""
+    """Return what `ip_layers.safetensors` and `ref_layers.safetensors` hold, or {}."""
     width = shape.width
     if variant == "lynx_lite":
         return _projections("ip", -(-shape.blocks // 2), width, shape.lite_width, tensors), {}

@@ -86,7 +86,14 @@ class Restatement:
         text = self._linear("condition_embedder.text_embedder.linear_2", text)
         turns = _turns(grid, x.shape[2] // self._heads, x.device)
         for number in range(self._blocks):
-            x = self._block(number, x, text, modulation.view(1, 6, -1), turns, condition)
+            x = self._block(
+                number,
+                x,
+                text=text,
+                modulation=modulation.view(1, 6, -1),
+                turns=turns,
+                condition=condition,
+            )
         shift, scale = (self._base["scale_shift_table"] + time[:, None]).chunk(2, dim=1)
         x = (_layer_norm(x) * (1 + scale) + shift).to(self._dtype)
         x = self._linear("proj_out", x)
@@ -98,6 +105,7 @@ class Restatement:
         self,
         number: int,
         x: torch.Tensor,
+        *,
         text: torch.Tensor,
         modulation: torch.Tensor,
         turns: torch.Tensor,

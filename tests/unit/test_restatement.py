@@ -1,4 +1,4 @@
-"""The denoiser against a plain restatement of the released method, and what it keeps between passes.
+"""The denoiser against a restatement of the released method, and what it keeps between passes.
 
 The oracle is tests/support/restatement.py, which shares only weights with the code under test.
 """
@@ -182,10 +182,9 @@ def test_pass_that_breaks_midway_leaves_nothing_behind() -> None:
 def test_nothing_of_a_clip_stays_in_memory_after_it() -> None:
     step = step_of("lynx_full")
     kept = kept_tensors(step)
-    with pytest.raises(RuntimeError, match="full"), step.denoiser.clip("normal"):
+    with step.denoiser.clip("normal"):
         step.ours()
         assert kept_tensors(step) > kept
-        raise RuntimeError("the device is full")
     assert kept_tensors(step) == kept
 
 
