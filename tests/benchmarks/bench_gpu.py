@@ -72,7 +72,7 @@ class Bench:
 
     def tell(self, name: str, value: float | str) -> None:
         """Keep a figure and print it at once: a run that is cut short has told what it knew."""
-        self.figures[name] = value if isinstance(value, str) else round(value, 4)
+        self.figures[name] = value if isinstance(value, str) else float(f"{value:.4g}")
         sys.stdout.write(f"{name:<32}{self.figures[name]:>14}\n")
         sys.stdout.flush()
 

@@ -141,10 +141,12 @@ class RandomTensors:
 
     device: torch.device
     dtype: torch.dtype
-    generator: torch.Generator = field(init=False)
+    generator: torch.Generator | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.generator = torch.Generator(self.device).manual_seed(_SEED)
+        # The meta device draws nothing.
+        draws = self.device.type != "meta"
+        self.generator = torch.Generator(self.device).manual_seed(_SEED) if draws else None
 
     def draw(
         self, *shape: int, std: float = 0.02, dtype: torch.dtype | None = None
