@@ -75,7 +75,12 @@ def compute_capability(device: str) -> tuple[int, int] | None:
     tool = shutil.which("nvidia-smi")
     if tool is None or device.partition(":")[0] != "cuda":
         return None
-    command = [tool, f"--id={visible_to(device)}", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    command = [
+        tool,
+        f"--id={visible_to(device)}",
+        "--query-gpu=compute_cap",
+        "--format=csv,noheader",
+    ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     major, _, minor = told.stdout.strip().partition(".")
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None

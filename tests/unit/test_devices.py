@@ -75,7 +75,9 @@ def test_compute_capability_is_asked_of_the_very_card(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
     tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\n[ "$1" = --id=GPU-bb ] && echo 9.0 || echo "No devices were found"\n')
+    tool.write_text(
+        '#!/bin/sh\n[ "$1" = --id=GPU-bb ] && echo 9.0 || echo "No devices were found"\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert compute_capability("cuda:1") == (9, 0)
