@@ -127,17 +127,15 @@ class RenderEngine:
             spec: The variant.
             weights_dir: Folder of the public layout, as `ensure_weights` returns it.
             device: `cpu`, `cuda:0`, ...
-            precision: Type of transformer, text encoder and resampler: float32, bfloat16 or
-                float16. Autoencoder and recogniser are float32 always.
+            precision: float32, bfloat16 or float16; autoencoder and recogniser are float32 always.
             attention: Attention backend, `auto` or a name of `models.backends`.
             compile_blocks: Whether the transformer's blocks are compiled: auto, on or off.
 
         Raises:
-            RowError: WEIGHTS, if a file is missing, damaged or does not fit, or the attention
-                backend asked for cannot run here; OUT_OF_MEMORY.
+            RowError: WEIGHTS, if a file is missing, damaged or does not fit, or if `attention`
+                cannot run here; OUT_OF_MEMORY.
         """
         place, dtype = torch.device(device), PRECISIONS[precision]
-        chosen = attention_on(place, attention, precision)
         base = weights_dir / spec.base
         with memory_errors(f"{spec.name} did not load"):
             denoiser = load_denoiser(
@@ -145,7 +143,7 @@ class RenderEngine:
                 spec,
                 device=place,
                 dtype=dtype,
-                attention=chosen,
+                attention=attention_on(place, attention, precision),
                 compiles=wants_compile(compile_blocks, place),
             )
             return cls(
@@ -220,13 +218,14 @@ class RenderEngine:
             )
             strict = job.numerics == "strict"
             frames = ladder.fit(decode, rungs=BIT_NEUTRAL_RUNGS if strict else RUNGS)
+        attention = self.denoiser.attention_for(job.numerics)
         return Rendering(
             frames=frames,
             stages_s=clock.stages_s,
             peak_memory_bytes=peak_memory_bytes(self.device),
             conditions=Conditions(
-                attention_backend=str(self.denoiser.attention_for(job.numerics)),
-                attention_reason=self.denoiser.attention_for(job.numerics).reason,
+                attention_backend=str(attention),
+                attention_reason=attention.reason,
                 compiled=self.denoiser.compiles_for(job.numerics),
                 memory_rungs=ladder.taken,
             ),

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
     WanAttnProcessor,
     WanRotaryPosEmbed,
     WanTransformer3DModel,
@@ -28,6 +29,7 @@ from lynx_engine.models.attention import AdapterKV
 from lynx_engine.models.backends import AttentionChoice
 from lynx_engine.models.wan import DEFAULT_ATTENTION, WanDenoiser
 from lynx_engine.variants import get_variant
+from lynx_engine.variants.spec import IdentityAdapterSpec
 from tests.support.restatement import Adapters, Condition, Restatement
 
 TEXT_TOKENS, IDENTITY_TOKENS, REGISTERS, REFERENCE_TOKENS = 512, 16, 4, 256
@@ -189,12 +191,12 @@ def share_weights(model: WanTransformer3DModel, backend: str) -> WanTransformer3
     assert isinstance(twin, WanTransformer3DModel)
     twin.load_state_dict(model.state_dict(), assign=True)
     with model.device:
-        twin.rope = WanRotaryPosEmbed(model.config.attention_head_dim, (1, 2, 2), 1024)
-    for block in twin.blocks:
-        for attention in (block.attn1, block.attn2):
+        twin.rope = WanRotaryPosEmbed(model.config["attention_head_dim"], (1, 2, 2), 1024)
+    for module in twin.modules():
+        if isinstance(module, WanAttention):
             processor = WanAttnProcessor()
             processor._attention_backend = AttentionBackendName(backend)  # type: ignore[assignment]
-            attention.set_processor(processor)
+            module.set_processor(processor)  # type: ignore[arg-type]
     return twin.eval().requires_grad_(False)
 
 
@@ -223,38 +225,20 @@ def make_step(
     assert spec.identity is not None
     tensors = RandomTensors(device, dtype)
     transformer = transformer or make_transformer(shape, tensors)
-    identity_tensors, reference_tensors = _adapter_tensors(variant, shape, tensors)
-    here = Path("random")
-    identity = build_identity_adapter(
-        identity_tensors, spec.identity, here, blocks=shape.blocks, width=shape.width
-    )
-    tokens, features = [], []
-    token_width = identity.token_width
-    for _ in range(2):  # the subject, and none
-        tokens.append(tensors.draw(1, IDENTITY_TOKENS, token_width, std=1))
-        count = shape.blocks if spec.uses_reference else 0
-        features.append(
-            [tensors.draw(1, REFERENCE_TOKENS, shape.width, std=1) for _ in range(count)]
-        )
-    kvs: list[AdapterKV] = []
-    for token, feature in zip(tokens, features, strict=True):
-        reference = {}
-        if spec.uses_reference:
-            layers = build_reference_adapter(
-                reference_tensors, here, blocks=shape.blocks, width=shape.width
-            )
-            reference = layers.project(feature, transformer, scale=1.0)
-        kvs.append(AdapterKV(identity.project(token, transformer, scale=1.0), reference))
-    text, negative = (tensors.draw(1, TEXT_TOKENS, shape.text_width, std=1) for _ in range(2))
-    inputs = {"unconditional": (negative, 1), "identity": (negative, 0), "full": (text, 0)}
-    used = [inputs[branch] for branch in spec.branches]
     full = spec.uses_reference
+    identity, reference = _adapter_tensors(variant, shape, tensors)
     adapters = Adapters(
-        identity_tensors,
-        reference_tensors if full else None,
+        identity,
+        reference if full else None,
         spec.identity.block_stride,
         spec.identity.shares_text_key_norm,
     )
+    # The subject, and none.
+    subjects = [_make_subject(adapters, shape, tensors) for _ in range(2)]
+    kvs = [_project(adapters, subject, spec.identity, transformer) for subject in subjects]
+    text, negative = (tensors.draw(1, TEXT_TOKENS, shape.text_width, std=1) for _ in range(2))
+    inputs = {"unconditional": (negative, 1), "identity": (negative, 0), "full": (text, 0)}
+    used = [inputs[branch] for branch in spec.branches]
     return GuidedStep(
         variant=variant,
         shape=shape,
@@ -265,9 +249,39 @@ def make_step(
         timestep=torch.full((1,), 500, device=device),
         texts=[words for words, _ in used],
         adapters=[kvs[who] for _, who in used],
-        conditions=[Condition(words, tokens[who], features[who]) for words, who in used],
+        conditions=[Condition(words, *subjects[who]) for words, who in used],
         guidance=IdentityGuidance(text=5.0, identity=2.0) if full else TextGuidance(text=5.0),
     )
+
+
+Subject = tuple[torch.Tensor, list[torch.Tensor]]
+"""Identity tokens [1, 16, D_in], and reference features, one a block, [1, L, D]; none for lite."""
+
+
+def _make_subject(adapters: Adapters, shape: Shape, tensors: RandomTensors) -> Subject:
+    width = adapters.identity["0.to_k_ip.weight"].shape[1]
+    count = 0 if adapters.reference is None else shape.blocks
+    features = [tensors.draw(1, REFERENCE_TOKENS, shape.width, std=1) for _ in range(count)]
+    return tensors.draw(1, IDENTITY_TOKENS, width, std=1), features
+
+
+def _project(
+    adapters: Adapters,
+    subject: Subject,
+    spec: IdentityAdapterSpec,
+    transformer: WanTransformer3DModel,
+) -> AdapterKV:
+    """Return a subject's keys and values, projected by the engine's own adapters."""
+    tokens, features = subject
+    blocks = len(transformer.blocks)
+    width = transformer.proj_out.in_features
+    here = Path("random")
+    identity = build_identity_adapter(adapters.identity, spec, here, blocks=blocks, width=width)
+    reference = {}
+    if adapters.reference is not None:
+        layers = build_reference_adapter(adapters.reference, here, blocks=blocks, width=width)
+        reference = layers.project(features, transformer, scale=1.0)
+    return AdapterKV(identity.project(tokens, transformer, scale=1.0), reference)
 
 
 Clock = Callable[[Callable[[], object]], float]

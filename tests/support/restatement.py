@@ -209,8 +209,8 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return softmax attention of [1, L, N, d] tensors."""
-    inputs = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*inputs).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _turns(grid: tuple[int, int, int], head_width: int, device: torch.device) -> torch.Tensor:

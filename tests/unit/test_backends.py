@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -132,15 +134,22 @@ def step_with(attention: AttentionChoice) -> GuidedStep:
     )
 
 
+def _counted(
+    called: list[str],
+    name: AttentionBackendName,
+    compute: Callable[..., object],
+    *args: object,
+    **more: object,
+) -> object:
+    called.append(str(name.value))
+    return compute(*args, **more)
+
+
 def called_backends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows with the name of each backend that computes."""
     called: list[str] = []
     for name, compute in list(_AttentionBackendRegistry._backends.items()):
-
-        def counted(*args: object, _name: str = name, _compute=compute, **more: object) -> object:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            called.append(str(_name.value))
-            return _compute(*args, **more)
-
+        counted = partial(_counted, called, name, compute)
         monkeypatch.setitem(_AttentionBackendRegistry._backends, name, counted)
     return called
 
