@@ -26,6 +26,7 @@ from lynx_engine.identity.embed import SubjectFace, embed_face
 from lynx_engine.jobs import Conditions
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
 from lynx_engine.models.checkpoint import read_config, weights_error
+from lynx_engine.models.compiling import wants_compile
 from lynx_engine.models.device import (
     PRECISIONS,
     StageClock,
@@ -47,7 +48,7 @@ from lynx_engine.models.memory import (
 from lynx_engine.models.subject import SubjectModels, load_subject_models
 from lynx_engine.models.text import REFERENCE_PROMPT, TextEncoder, load_text_encoder, pad_text
 from lynx_engine.models.vae import VideoAutoencoder, checked_frames, load_vae
-from lynx_engine.models.wan import WanDenoiser, load_denoiser
+from lynx_engine.models.wan import WanDenoiser, attention_on, load_denoiser
 from lynx_engine.rendering import OnStage, Rendering
 
 if TYPE_CHECKING:
@@ -111,7 +112,14 @@ class RenderEngine:
 
     @classmethod
     def load(
-        cls, spec: VariantSpec, *, weights_dir: Path, device: str, precision: str
+        cls,
+        spec: VariantSpec,
+        *,
+        weights_dir: Path,
+        device: str,
+        precision: str,
+        attention: str = "auto",
+        compile_blocks: str = "auto",
     ) -> RenderEngine:
         """Load a variant's networks, never from the network.
 
@@ -119,16 +127,25 @@ class RenderEngine:
             spec: The variant.
             weights_dir: Folder of the public layout, as `ensure_weights` returns it.
             device: `cpu`, `cuda:0`, ...
-            precision: Type of transformer, text encoder and resampler: float32, bfloat16 or
-                float16. Autoencoder and recogniser are float32 always.
+            precision: float32, bfloat16 or float16; autoencoder and recogniser are float32 always.
+            attention: Attention backend, `auto` or a name of `models.backends`.
+            compile_blocks: Whether the transformer's blocks are compiled: auto, on or off.
 
         Raises:
-            RowError: WEIGHTS, if a file is missing, damaged or does not fit; OUT_OF_MEMORY.
+            RowError: WEIGHTS, if a file is missing, damaged or does not fit, or if `attention`
+                cannot run here; OUT_OF_MEMORY.
         """
         place, dtype = torch.device(device), PRECISIONS[precision]
         base = weights_dir / spec.base
         with memory_errors(f"{spec.name} did not load"):
-            denoiser = load_denoiser(base, spec, device=place, dtype=dtype)
+            denoiser = load_denoiser(
+                base,
+                spec,
+                device=place,
+                dtype=dtype,
+                attention=attention_on(place, attention, precision),
+                compiles=wants_compile(compile_blocks, place),
+            )
             return cls(
                 spec,
                 scheduler_config=_read_scheduler_config(base),
@@ -201,12 +218,16 @@ class RenderEngine:
             )
             strict = job.numerics == "strict"
             frames = ladder.fit(decode, rungs=BIT_NEUTRAL_RUNGS if strict else RUNGS)
+        attention = self.denoiser.attention_for(job.numerics)
         return Rendering(
             frames=frames,
             stages_s=clock.stages_s,
             peak_memory_bytes=peak_memory_bytes(self.device),
             conditions=Conditions(
-                attention_backend=self.denoiser.backend, memory_rungs=ladder.taken
+                attention_backend=str(attention),
+                attention_reason=attention.reason,
+                compiled=self.denoiser.compiles_for(job.numerics),
+                memory_rungs=ladder.taken,
             ),
         )
 
@@ -303,7 +324,7 @@ class RenderEngine:
 
         def branch(name: str) -> Branch:
             text, adapters = inputs[name]
-            return partial(self.denoiser.velocity, text=text, adapters=adapters)
+            return partial(self.denoiser.velocity, text=text, adapters=adapters, branch=name)
 
         return tuple(branch(name) for name in self.spec.branches)
 
@@ -317,13 +338,15 @@ class RenderEngine:
     ) -> torch.Tensor:
         """Return the clip's latents, float32 [1, 16, T, h, w]."""
         shape = latent_shape(job.frames, job.size, frame_stride=self.spec.frame_stride)
-        return sample(
-            draw_noise(shape, seed=job.seed).to(self.device),
-            branches,
-            schedule=start_schedule(self._scheduler_config, steps=job.steps),
-            guidance=guidance_of(job, self.spec),
-            on_step=on_step,
-        )
+        with self.denoiser.clip(job.numerics):
+            return sample(
+                draw_noise(shape, seed=job.seed).to(self.device),
+                branches,
+                schedule=start_schedule(self._scheduler_config, steps=job.steps),
+                guidance=guidance_of(job, self.spec),
+                one_step=self.denoiser.step,
+                on_step=on_step,
+            )
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, tiled: bool = False) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,12 @@ def load_engine(spec: VariantSpec, place: EnginePlace) -> LoadedEngine:
     torch.set_num_threads(place.threads)
     folder = ensure_weights(spec, models_dir=place.models_dir, cache_dir=place.cache_dir)
     engine = RenderEngine.load(
-        spec, weights_dir=folder, device=place.device, precision=place.precision
+        spec,
+        weights_dir=folder,
+        device=place.device,
+        precision=place.precision,
+        attention=place.attention,
+        compile_blocks=place.compile,
     )
     locked = locked_digests(folder)
     files = required_files(spec, folder)

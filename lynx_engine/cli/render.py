@@ -166,6 +166,7 @@ def _run(
     quiet = options.quiet or options.as_json
     folder = settings.campaign_dir(plan.campaign)
     devices = () if options.cluster else find_devices(options.devices)
+    _check_attention(plan, settings, devices)
     if settings.disk_check:
         check_space(plan, folder, devices, past)
     if not quiet:
@@ -181,6 +182,34 @@ def _run(
             in_process=options.in_process,
             observer=observer,
         )
+
+
+def _check_attention(plan: RenderPlan, settings: Settings, devices: Iterable[str]) -> None:
+    """Refuse an attention backend that a device of this machine cannot run.
+
+    A cluster's devices are not looked at from here; there the rows fail with the same words.
+
+    Raises:
+        RefusedError: Naming each device, and what to install.
+    """
+    if settings.attention in {"auto", "native"}:
+        return
+    from lynx_engine.models.backends import DeviceFacts, check_attention, installed_packages
+    from lynx_engine.pool.devices import compute_capability
+
+    packages = installed_packages()
+    precisions = {row.job.precision for row in plan.to_run if row.job.numerics != "strict"}
+    capabilities = {device: compute_capability(device) for device in devices}
+    check_attention(
+        settings.attention,
+        [
+            DeviceFacts(device, capability, packages, precision)
+            for device, capability in capabilities.items()
+            # A GPU that does not tell is left to its worker.
+            if capability is not None or device.startswith("cpu")
+            for precision in sorted(precisions)
+        ],
+    )
 
 
 def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:

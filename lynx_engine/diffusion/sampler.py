@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -19,6 +20,7 @@ def sample(
     *,
     schedule: UniPCMultistepScheduler,
     guidance: Guidance,
+    one_step: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_step: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Follow the guided velocity from `noise` to latents.
@@ -28,6 +30,8 @@ def sample(
         branches: The predictions of one step, in the order `guidance` expects.
         schedule: A fresh scheduler; it remembers the steps behind it, so it serves one clip.
         guidance: Combines the branches.
+        one_step: Entered around the branches of each step, which are all handed the same two
+            tensors, so that whoever makes them may share work between them.
         on_step: Called with (steps done, steps). It hears when the step is queued; on an
             accelerator the work may still run, for the loop never waits.
 
@@ -40,7 +44,9 @@ def sample(
     timesteps = schedule.timesteps.to(noise.device)
     for index, timestep in enumerate(schedule.timesteps):
         at = timesteps[index].expand(noise.shape[0])
-        velocity = guidance.combine([branch(latents, at) for branch in branches])
+        with one_step():
+            velocities = [branch(latents, at) for branch in branches]
+        velocity = guidance.combine(velocities)
         latents = schedule.step(velocity, timestep, latents, return_dict=False)[0]
         if on_step is not None:
             on_step(index + 1, steps)

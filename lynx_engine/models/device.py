@@ -84,14 +84,20 @@ def memory_errors(what: str) -> Generator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not named and not any(shortage in str(error) for shortage in _SHORTAGES):
+        if not is_memory_error(error):
             raise
         raise RowError(
             ErrorCode.OUT_OF_MEMORY,
             f"{what}: the device ran out of memory ({first_line(error)}). "
             "Choose fewer frames or a smaller size, or a device with more memory.",
         ) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether an error means that a device ran out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SHORTAGES)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -2,56 +2,104 @@
 
 Source: Wan2.1, arXiv 2503.20314. Weights load from the public diffusers layout, never from the
 network, straight into the type of the pass.
+
+What is equal in several passes is made once: over the steps of a clip the rotation angles, the
+projected text and its keys and values; over the branches of a step the patch embedding, the time
+embedding and the first block's view of the clip. All of it is bit-identical to making it anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models import attention_dispatch
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
-    WanAttnProcessor,
     WanTransformer3DModel,
     WanTransformerBlock,
 )
 
+from lynx_engine.capacity.placement import RESIDENT
+from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.attention import (
     NO_ADAPTERS,
-    ActiveBranch,
     AdapterKV,
     IdentityAttention,
+    KeyValue,
     RecordingAttention,
     ReferenceAttention,
 )
+from lynx_engine.models.backends import (
+    FLASH,
+    FLASH_3,
+    NATIVE,
+    STRICT_ATTENTION,
+    AttentionChoice,
+    BackendError,
+    DeviceFacts,
+    choose_attention,
+)
+from lynx_engine.models.clip_memory import ClipMemory, StepMemory
+from lynx_engine.models.compiling import BlockCompiler
 from lynx_engine.models.components import load_component
+from lynx_engine.models.reuse import Scope, reuse_output
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
-BACKEND = AttentionBackendName.NATIVE
-"""PyTorch's own attention: it is everywhere, and picks the fastest kernel of its device."""
+logger = logging.getLogger(__name__)
+
+DEFAULT_ATTENTION = AttentionChoice(NATIVE.dispatcher, NATIVE.title, "the default")
 
 
 class WanDenoiser:
-    """Predicts velocities, with or without a subject."""
+    """Predicts velocities, with or without a subject.
 
-    def __init__(self, transformer: WanTransformer3DModel, spec: VariantSpec) -> None:
-        """Wrap `transformer`, where it lies, and put the attention `spec` needs into its blocks."""
+    Attributes:
+        transformer: The stock model.
+        spec: The variant it serves.
+        attention: The attention backend of passes under `numerics: normal`.
+        placement: Where tensors lie; says what may be kept between passes.
+    """
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        spec: VariantSpec,
+        *,
+        attention: AttentionChoice = DEFAULT_ATTENTION,
+        compiles: bool = False,
+    ) -> None:
+        """Wrap `transformer`, where it lies, and put attention to a subject into its blocks.
+
+        Args:
+            transformer: The base model.
+            spec: The variant it serves.
+            attention: The backend of passes under `numerics: normal`.
+            compiles: Whether blocks run compiled in clips of `numerics: normal`.
+        """
         self.transformer = transformer
-        self.backend = f"torch SDPA ({BACKEND.value})"
-        self._active = ActiveBranch()
-        for number, block in enumerate(self._blocks):
-            self_attention = cross_attention = None
-            if spec.uses_reference:
-                self_attention = ReferenceAttention(number, self._active, BACKEND)
-            if spec.identity is not None and number % spec.identity.block_stride == 0:
-                cross_attention = IdentityAttention(number, self._active, BACKEND)
-            _set_processor(block.attn1, self_attention or _stock_processor())
-            _set_processor(block.attn2, cross_attention or _stock_processor())
+        self.attention = attention
+        self.placement = RESIDENT
+        self.spec = spec
+        self._clip: ClipMemory | None = None
+        self._step: StepMemory | None = None
+        self._of_clip, self._of_text, self._of_step = Scope(), Scope(), Scope()
+        self._compiler = BlockCompiler(self._blocks) if compiles else None
+        for block in self._blocks:
+            _set_processor(block.attn1, ReferenceAttention(attention.dispatcher))
+            _set_processor(block.attn2, IdentityAttention(attention.dispatcher))
+        embedder = transformer.condition_embedder
+        reuse_output(transformer.rope, self._of_clip, "rope")
+        reuse_output(embedder.text_embedder, self._of_text, "text")
+        reuse_output(transformer.patch_embedding, self._of_step, "patches")
+        reuse_output(embedder.time_embedder, self._of_step, "time")
+        reuse_output(embedder.time_proj, self._of_step, "modulation")
 
     @property
     def width(self) -> int:
@@ -67,6 +115,46 @@ class WanDenoiser:
     def _blocks(self) -> Sequence[WanTransformerBlock]:
         return self.transformer.blocks  # pyright: ignore[reportReturnType]
 
+    def attention_for(self, numerics: str) -> AttentionChoice:
+        """Return the backend of clips under `numerics`."""
+        return STRICT_ATTENTION if numerics == "strict" else self.attention
+
+    def compiles_for(self, numerics: str) -> bool:
+        """Return whether clips under `numerics` run compiled; False once compiling failed."""
+        works = self._compiler is not None and not self._compiler.broken
+        return works and numerics != "strict"
+
+    @contextmanager
+    def clip(self, numerics: str) -> Generator[None]:
+        """Sample one clip inside the block: what its steps share is kept, and dropped at the end.
+
+        Text tensors handed to `velocity` inside must not be changed in place.
+
+        Args:
+            numerics: `strict` computes with PyTorch's own attention, never compiled.
+        """
+        if self._clip is not None:
+            raise RuntimeError("this denoiser is sampling another clip")
+        self._clip = ClipMemory(compiled=self.compiles_for(numerics))
+        self._use_backend(self.attention_for(numerics))
+        try:
+            yield
+        finally:
+            self._clip = None
+            self._use_backend(self.attention)
+
+    @contextmanager
+    def step(self) -> Generator[None]:
+        """Predict the branches of one step inside the block, on one and the same latents tensor.
+
+        Inside a clip, what the branches share is kept, and dropped at the end.
+        """
+        self._step = StepMemory() if self._clip is not None else None
+        try:
+            yield
+        finally:
+            self._step = None
+
     def velocity(
         self,
         latents: torch.Tensor,
@@ -74,6 +162,7 @@ class WanDenoiser:
         *,
         text: torch.Tensor,
         adapters: AdapterKV = NO_ADAPTERS,
+        branch: str = "",
     ) -> torch.Tensor:
         """Predict the velocity of one branch.
 
@@ -82,20 +171,27 @@ class WanDenoiser:
             timestep: [1], 0 to 1000.
             text: Text tokens [1, 512, D_text].
             adapters: The branch's subject.
+            branch: The branch's name in the spec, one context of what a cache keeps.
 
         Returns:
             float32, of the shape of `latents`.
         """
-        self._active.adapters = adapters
+        del branch  # for those who wrap this
         try:
-            return self._run(latents, timestep, text).float()
+            self._hand_over(latents, timestep, text, adapters)
+            output = self._run(latents, timestep, text)
+            self._collect(text)
+            return output.float()
         finally:
-            self._active.adapters = NO_ADAPTERS
+            self._take_back()
 
     def reference_features(
         self, latent: torch.Tensor, *, text: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Run one pass at timestep 0 without adapters and keep what each self-attention reads.
+
+        It runs eager and with PyTorch's own attention always: its features serve clips of either
+        numerics.
 
         Args:
             latent: [1, 16, 1, h, w], normed, of the reference crop.
@@ -107,12 +203,14 @@ class WanDenoiser:
         records: list[torch.Tensor] = []
         installed = [block.attn1.processor for block in self._blocks]
         for block in self._blocks:
-            _set_processor(block.attn1, RecordingAttention(records, BACKEND))
+            _set_processor(block.attn1, RecordingAttention(records, NATIVE.dispatcher))
+            _cross(block).use_backend(NATIVE.dispatcher)
         try:
             self._run(latent, torch.zeros(1, dtype=torch.int64, device=latent.device), text)
         finally:
             for block, processor in zip(self._blocks, installed, strict=True):
                 _set_processor(block.attn1, processor)
+            self._use_backend(self.attention)
         return tuple(records)
 
     def _run(
@@ -122,9 +220,104 @@ class WanDenoiser:
         output = self.transformer(latents.to(dtype), timestep, text.to(dtype), return_dict=False)
         return output[0]
 
+    def _hand_over(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        text: torch.Tensor,
+        adapters: AdapterKV,
+    ) -> None:
+        """Give each processor what it adds, and each module what it may take over."""
+        clip, placement = self._clip, self.placement
+        identity, reference = adapters.identity, adapters.reference
+        texts: list[KeyValue | None] = []
+        if clip is not None:
+            self._of_clip.values = clip.shapes.setdefault(latents.shape, {})
+            self._of_step.values = self._step and self._step.shared(latents, timestep)
+            kept = clip.text(text)
+            self._of_text.values, texts = kept.values, kept.blocks
+            if clip.compiled:
+                identity = clip.for_every_block(identity, self.blocks)
+                reference = clip.for_every_block(reference, self.blocks)
+        for number, block in enumerate(self._blocks):
+            _cross(block).subject = identity.get(number)
+            _cross(block).text = texts[number] if texts else None
+            _cross(block).keeps_text = clip is not None and placement.keeps_text_kv
+            _self(block).subject = reference.get(number)
+        if self._of_step.values is not None and placement.shares_first_block:
+            _self(self._blocks[0]).shared = self._of_step
+        if self._compiler is not None and clip is not None and clip.compiled:
+            kind = (latents.shape, text.shape, _shape(identity), _shape(reference))
+            self._compiler.start((*kind, placement.keeps_text_kv, self.transformer.dtype))
+
+    def _collect(self, text: torch.Tensor) -> None:
+        """Keep the text's keys and values that this pass made."""
+        if self._clip is not None and self.placement.keeps_text_kv:
+            self._clip.text(text).blocks = [_cross(block).text for block in self._blocks]
+
+    def _take_back(self) -> None:
+        """Leave nothing of a pass behind, however it ended."""
+        for scope in (self._of_clip, self._of_text, self._of_step):
+            scope.values = None
+        for block in self._blocks:
+            _cross(block).subject = _cross(block).text = _self(block).subject = None
+            _cross(block).keeps_text = False
+        _self(self._blocks[0]).shared = None
+        if self._compiler is not None:
+            self._compiler.stop()
+
+    def _use_backend(self, attention: AttentionChoice) -> None:
+        for block in self._blocks:
+            _self(block).use_backend(attention.dispatcher)
+            _cross(block).use_backend(attention.dispatcher)
+
+
+def facts_on(device: torch.device, precision: str) -> DeviceFacts:
+    """Return what decides which attention backends can run, now that torch is here.
+
+    An installed package counts only if diffusers could import it: one built for another torch
+    cannot be.
+
+    Args:
+        device: Where the engine computes.
+        precision: Type of the pass: float32, bfloat16 or float16.
+    """
+    works = {
+        FLASH.package: attention_dispatch._CAN_USE_FLASH_ATTN,
+        FLASH_3.package: attention_dispatch._CAN_USE_FLASH_ATTN_3,
+    }
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    packages = frozenset(package for package, usable in works.items() if usable)
+    return DeviceFacts(str(device), capability, packages, precision)
+
+
+def attention_on(device: torch.device, asked: str, precision: str) -> AttentionChoice:
+    """Return the attention backend of an engine, and log which and why.
+
+    Args:
+        device: Where the engine computes.
+        asked: `auto` or a name of `models.backends`.
+        precision: Type of the pass: float32, bfloat16 or float16.
+
+    Raises:
+        RowError: WEIGHTS, if the one asked for cannot run there; it says what to install.
+    """
+    try:
+        chosen = choose_attention(asked, facts_on(device, precision))
+    except BackendError as error:
+        raise RowError(ErrorCode.WEIGHTS, str(error)) from None
+    logger.info("attention: %s; %s", chosen, chosen.reason)
+    return chosen
+
 
 def load_denoiser(
-    base: Path, spec: VariantSpec, *, device: torch.device, dtype: torch.dtype
+    base: Path,
+    spec: VariantSpec,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: AttentionChoice = DEFAULT_ATTENTION,
+    compiles: bool = False,
 ) -> WanDenoiser:
     """Load the transformer of a base model in diffusers layout.
 
@@ -134,20 +327,28 @@ def load_denoiser(
         device: Where it will compute.
         dtype: Type of the weights, but for the norms, modulations and time embedding, which
             diffusers keeps in float32.
+        attention: The attention backend under `numerics: normal`.
+        compiles: Whether blocks run compiled under `numerics: normal`.
 
     Raises:
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
     folder = base / "transformer"
     transformer = load_component(WanTransformer3DModel, folder, device=device, dtype=dtype)
-    return WanDenoiser(transformer, spec)
+    return WanDenoiser(transformer, spec, attention=attention, compiles=compiles)
 
 
-def _stock_processor() -> WanAttnProcessor:
-    processor = WanAttnProcessor()
-    # Set here: diffusers' own setter changes the default of the whole process.
-    processor._attention_backend = BACKEND  # pyright: ignore[reportAttributeAccessIssue]
-    return processor
+def _cross(block: WanTransformerBlock) -> IdentityAttention:
+    return block.attn2.processor  # pyright: ignore[reportReturnType]
+
+
+def _self(block: WanTransformerBlock) -> ReferenceAttention:
+    return block.attn1.processor  # pyright: ignore[reportReturnType]
+
+
+def _shape(adapted: Mapping[int, KeyValue]) -> torch.Size | None:
+    some = next(iter(adapted.values()), None)
+    return None if some is None else some.key.shape
 
 
 def _set_processor(attention: WanAttention, processor: object) -> None:

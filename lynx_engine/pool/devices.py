@@ -68,3 +68,19 @@ def visible_to(device: str) -> str:
     outer = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name for name in outer.split(",") if name.strip()]
     return names[int(number)] if names else number
+
+
+def compute_capability(device: str) -> tuple[int, int] | None:
+    """Return the CUDA compute capability of `cuda:0`, ...; None for a CPU, or if it is not told."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None or device.partition(":")[0] != "cuda":
+        return None
+    command = [
+        tool,
+        f"--id={visible_to(device)}",
+        "--query-gpu=compute_cap",
+        "--format=csv,noheader",
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    major, _, minor = told.stdout.strip().partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None

@@ -198,3 +198,11 @@ def test_people_are_not_rendered_without_a_safety_check_or_a_person_who_answers(
     assert "safety: acknowledged-off" in done.stderr
     workspace.write("m.yaml", content.replace("lynx_full", "lynx_full, safety: acknowledged-off"))
     assert workspace.run("check", "m.yaml").returncode == 0
+
+
+def test_attention_that_cannot_run_here_is_refused_before_the_work(workspace: Workspace) -> None:
+    workspace.write("lynx.toml", 'attention = "cudnn"\n')
+    (letter,) = refused(workspace, "one.yaml", HEAD + ROW)
+    assert letter.startswith("attention: attention 'cudnn' (cuDNN attention) cannot run on cpu: ")
+    assert "NVIDIA GPUs only" in letter
+    assert "attention = 'auto'" in letter

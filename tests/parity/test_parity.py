@@ -8,7 +8,7 @@ tests/golden/parity/README.md. Everything compared comes out of the engine's own
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ TENSOR = 1e-5
 LATENT = 5e-5
 EMBEDDING = 1e-5
 GREY_LEVEL = 1
+COMPILED_DB = 45
 
 FOLDER = parity_folder()
 # A folder without cases must fail and not be an empty list, which pytest would skip.
@@ -43,6 +44,7 @@ class LoadedCase:
     case: Case
     full: RenderEngine
     lite: RenderEngine
+    load: Callable[..., RenderEngine]
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda path: path.name)
@@ -61,15 +63,16 @@ def loaded(case_folder: Path) -> Iterator[LoadedCase]:
         (weights / "arcface").mkdir()
         torch.save(face_tensors(case.folder), weights / get_variant("lynx_full").face_encoder)
 
-        def load(name: str) -> RenderEngine:
+        def load(name: str, **options: str) -> RenderEngine:
             return RenderEngine.load(
                 replace(get_variant(name), base="base"),
                 weights_dir=weights,
                 device="cpu",
                 precision=case.text("dtype"),
+                **options,
             )
 
-        yield LoadedCase(case, load("lynx_full"), load("lynx_lite"))
+        yield LoadedCase(case, load("lynx_full"), load("lynx_lite"), load)
 
 
 def assert_close(found: object, expected: npt.NDArray[np.generic], tolerance: float) -> None:
@@ -161,6 +164,39 @@ def test_latents_after_all_steps_are_the_released_ones(loaded: LoadedCase) -> No
         job = case.job(engine.spec.name)
         latents = engine.sample(job, engine.branches(job, case.face()))
         assert_close(latents, case.expected[f"{key}.latents"], LATENT)
+
+
+@pytest.mark.parametrize("keeps_text_kv", [True, False])
+@pytest.mark.parametrize("shares_first_block", [True, False])
+def test_what_is_kept_and_shared_changes_no_bit_of_the_latents(
+    loaded: LoadedCase, keeps_text_kv: bool, shares_first_block: bool
+) -> None:
+    case = loaded.case
+    for key, engine in (("full", loaded.full), ("lite", loaded.lite)):
+        job = case.job(engine.spec.name)
+        resident = engine.denoiser.placement
+        kept = engine.sample(job, engine.branches(job, case.face()))
+        engine.denoiser.placement = replace(
+            resident, keeps_text_kv=keeps_text_kv, shares_first_block=shares_first_block
+        )
+        latents = engine.sample(job, engine.branches(job, case.face()))
+        engine.denoiser.placement = resident
+        assert torch.equal(latents, kept)
+        assert_close(latents, case.expected[f"{key}.latents"], LATENT)
+
+
+# torch's own compiler imports a part of torch that torch itself calls deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("variant", ["lynx_full", "lynx_lite"])
+def test_compiled_latents_are_the_released_ones_to_45_db(loaded: LoadedCase, variant: str) -> None:
+    case = loaded.case
+    engine = loaded.load(variant, compile_blocks="on")
+    job = case.job(variant)
+    latents = engine.sample(job, engine.branches(job, case.face()))
+    assert engine.denoiser.compiles_for("normal")
+    expected = case.expected[f"{variant.removeprefix('lynx_')}.latents"].astype(np.float64)
+    error = np.sqrt(np.square(np.asarray(latents, np.float64) - expected).mean())
+    assert 20 * np.log10((expected.max() - expected.min()) / error) >= COMPILED_DB
 
 
 def test_frames_are_the_released_ones(loaded: LoadedCase) -> None:

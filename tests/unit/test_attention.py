@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
     WanAttnProcessor,
@@ -16,17 +15,15 @@ from diffusers.models.transformers.transformer_wan import (
 )
 
 from lynx_engine.models.attention import (
-    NO_ADAPTERS,
-    ActiveBranch,
-    AdapterKV,
     IdentityAttention,
     KeyValue,
     RecordingAttention,
     ReferenceAttention,
     rotate,
 )
+from lynx_engine.models.reuse import Scope
 
-NATIVE = AttentionBackendName.NATIVE
+NATIVE = "native"
 HEADS, HEAD_WIDTH = 2, 12
 WIDTH = HEADS * HEAD_WIDTH
 
@@ -75,9 +72,9 @@ def test_identity_attention_adds_a_softmax_of_its_own_before_the_output_projecti
     seen = seen + softmax_attention(query, exact(kv.key), exact(kv.value))
     expected = attn.to_out[0](torch.from_numpy(seen.reshape(1, 7, WIDTH)).float())
 
-    active = ActiveBranch()
-    active.adapters = AdapterKV(identity={3: kv})
-    attn.set_processor(IdentityAttention(3, active, NATIVE))
+    processor = IdentityAttention(NATIVE)
+    processor.subject = kv
+    attn.set_processor(processor)
     torch.testing.assert_close(attn(clip, text), expected, atol=1e-5, rtol=0)
 
 
@@ -92,21 +89,59 @@ def test_reference_attention_uses_the_query_before_its_rotation() -> None:
     # The output projection is linear: what the subject adds passes it without the bias.
     added = torch.from_numpy(seen).float() @ attn.to_out[0].weight.T
 
-    active = ActiveBranch()
-    active.adapters = AdapterKV(reference={0: kv})
-    attn.set_processor(ReferenceAttention(0, active, NATIVE))
+    processor = ReferenceAttention(NATIVE)
+    processor.subject = kv
+    attn.set_processor(processor)
     torch.testing.assert_close(attn(clip, rotary_emb=angles), stock + added, atol=1e-5, rtol=0)
 
 
-def test_block_without_keys_is_stock_bit_for_bit() -> None:
+def test_layer_without_a_subject_is_stock_bit_for_bit() -> None:
+    cross, own = stock_layer(HEAD_WIDTH), stock_layer()
+    clip, text = torch.randn(1, 12, WIDTH), torch.randn(1, 9, WIDTH)
+    angles = WanRotaryPosEmbed(HEAD_WIDTH, (1, 2, 2), 32)(torch.zeros(1, 16, 2, 4, 6))
+    stock = cross(clip, text), own(clip, rotary_emb=angles)
+    cross.set_processor(IdentityAttention(NATIVE))
+    own.set_processor(ReferenceAttention(NATIVE))
+    assert torch.equal(cross(clip, text), stock[0])
+    assert torch.equal(own(clip, rotary_emb=angles), stock[1])
+
+
+def test_known_text_is_not_projected_again_and_gives_the_same_bits() -> None:
     attn = stock_layer(HEAD_WIDTH)
     clip, text = torch.randn(1, 7, WIDTH), torch.randn(1, 9, WIDTH)
-    stock = attn(clip, text)
-    active = ActiveBranch()
-    attn.set_processor(IdentityAttention(1, active, NATIVE))
-    for adapters in (NO_ADAPTERS, AdapterKV(identity={0: subject_kv()})):
-        active.adapters = adapters
-        assert torch.equal(attn(clip, text), stock)
+    processor = IdentityAttention(NATIVE)
+    attn.set_processor(processor)
+    fresh = attn(clip, text)
+    assert processor.text is None
+    processor.keeps_text = True
+    assert torch.equal(attn(clip, text), fresh)
+    assert processor.text is not None
+    # What is known is believed: the tokens themselves are not looked at any more.
+    assert torch.equal(attn(clip, torch.full_like(text, torch.nan)), fresh)
+
+
+@pytest.mark.parametrize("with_subject", [True, False])
+def test_shared_view_of_the_clip_gives_each_branch_its_own_bits(with_subject: bool) -> None:
+    attn = stock_layer()
+    angles = WanRotaryPosEmbed(HEAD_WIDTH, (1, 2, 2), 32)(torch.zeros(1, 16, 2, 4, 6))
+    clip = torch.randn(1, 12, WIDTH)
+    subjects = [subject_kv() if with_subject else None for _ in range(3)]
+    processor = ReferenceAttention(NATIVE)
+    attn.set_processor(processor)
+
+    def outputs() -> list[torch.Tensor]:
+        made: list[torch.Tensor] = []
+        for subject in subjects:
+            processor.subject = subject
+            made.append(attn(clip, rotary_emb=angles))
+        return made
+
+    alone = outputs()
+    processor.shared = Scope()
+    processor.shared.values = {}
+    assert all(map(torch.equal, outputs(), alone))
+    tensors = processor.shared.values.values()
+    assert len(tensors) == 1
 
 
 def test_recorder_keeps_the_input_and_changes_nothing() -> None:
@@ -129,5 +164,5 @@ def test_rotation_is_multiplication_of_complex_numbers() -> None:
 
 
 def test_a_processor_leaves_the_process_default_alone() -> None:
-    IdentityAttention(0, ActiveBranch(), NATIVE)
+    IdentityAttention(NATIVE)
     assert WanAttnProcessor._attention_backend is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lynx_engine.errors import RefusedError
-from lynx_engine.pool.devices import count_gpus, find_devices, visible_to
+from lynx_engine.pool.devices import compute_capability, count_gpus, find_devices, visible_to
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,23 @@ def test_gpus_are_those_that_nvidia_smi_lists(
     assert count_gpus() == 2
     monkeypatch.setenv("PATH", "/nowhere")
     assert count_gpus() == 0
+
+
+def test_compute_capability_is_asked_of_the_very_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        '#!/bin/sh\n[ "$1" = --id=GPU-bb ] && echo 9.0 || echo "No devices were found"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert compute_capability("cuda:1") == (9, 0)
+    assert compute_capability("cuda:0") is None
+    assert compute_capability("cpu:1") is None
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert compute_capability("cuda:1") is None
 
 
 @pytest.mark.parametrize(

@@ -271,9 +271,49 @@ def test_progress_is_told_by_stage(tiny: RenderEngine) -> None:
     assert [done for stage, done, _ in told if stage == "denoise"] == [0, 1, 2, 3, 4]
     assert list(rendering.stages_s) == ["text", "subject", "denoise", "decode"]
     assert rendering.peak_memory_bytes > 1 << 20
-    assert "SDPA" in rendering.conditions.attention_backend
+    assert rendering.conditions.attention_backend == "torch SDPA (native)"
+    assert rendering.conditions.attention_reason == "a CPU runs no other"
+    assert not rendering.conditions.compiled
     assert rendering.conditions.memory_tier == "resident"
     assert rendering.conditions.memory_rungs == ()
+
+
+# torch's own compiler imports a part of torch that torch itself calls deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_record_tells_what_was_compiled_and_why_a_backend_was_taken(tiny_weights: Path) -> None:
+    engine = RenderEngine.load(
+        get_variant("tiny"),
+        weights_dir=tiny_weights,
+        device="cpu",
+        precision="float32",
+        attention="native",
+        compile_blocks="on",
+    )
+    face = face_of(engine)
+    normal = engine.render(make_job("tiny"), face)
+    assert normal.conditions.compiled
+    assert normal.conditions.attention_reason == "asked for by the setting"
+    strict = engine.render(replace(make_job("tiny"), numerics="strict"), face)
+    assert not strict.conditions.compiled
+    assert "strict" in strict.conditions.attention_reason
+    difference = normal.frames.astype(np.float64) - strict.frames
+    assert 10 * np.log10(255**2 / np.square(difference).mean().clip(1e-9)) >= 45
+    # Still none: the engine is freed with its last name, its compiled graphs included.
+    denoiser = weakref.ref(engine.denoiser)
+    del engine
+    assert denoiser() is None
+
+
+def test_backend_that_cannot_run_here_is_refused_before_a_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="cuDNN attention") as refused:
+        RenderEngine.load(
+            get_variant("tiny"),
+            weights_dir=tmp_path / "nowhere",
+            device="cpu",
+            precision="float32",
+            attention="cudnn",
+        )
+    assert refused.value.code is ErrorCode.WEIGHTS
 
 
 @pytest.mark.parametrize("variant", ["wan", "lynx_full", "lynx_lite"])
