@@ -1,4 +1,4 @@
-"""Loads the engine of a variant: its weights found or made, checked, and put on the device."""
+"""Loads the engine of a variant: its weights found or made, and checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ def load_engine(spec: VariantSpec, place: EnginePlace) -> LoadedEngine:
     torch.set_num_threads(place.threads)
     folder = ensure_weights(spec, models_dir=place.models_dir, cache_dir=place.cache_dir)
     engine = RenderEngine.load(
-        spec, weights_dir=folder, device=place.device, precision=place.precision
+        spec,
+        weights_dir=folder,
+        device=place.device,
+        precision=place.precision,
+        cache_dir=place.cache_dir,
+        # The first job says where the weights shall lie.
+        placement=None,
     )
     locked = locked_digests(folder)
     files = required_files(spec, folder)

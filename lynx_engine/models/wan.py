@@ -27,7 +27,8 @@ from lynx_engine.models.attention import (
     RecordingAttention,
     ReferenceAttention,
 )
-from lynx_engine.models.components import load_component
+from lynx_engine.models.components import build_component
+from lynx_engine.models.tensor_files import SafetensorsSource
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
@@ -123,24 +124,21 @@ class WanDenoiser:
         return output[0]
 
 
-def load_denoiser(
-    base: Path, spec: VariantSpec, *, device: torch.device, dtype: torch.dtype
-) -> WanDenoiser:
-    """Load the transformer of a base model in diffusers layout.
+def build_denoiser(base: Path, spec: VariantSpec) -> tuple[WanDenoiser, SafetensorsSource]:
+    """Build the transformer of a base model in diffusers layout, its tensors still in their files.
 
     Args:
         base: The base model's folder.
         spec: Says which blocks see a subject.
-        device: Where it will compute.
-        dtype: Type of the weights, but for the norms, modulations and time embedding, which
-            diffusers keeps in float32.
+
+    Returns:
+        The denoiser, and the tensors that `models.blocks` places.
 
     Raises:
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
-    folder = base / "transformer"
-    transformer = load_component(WanTransformer3DModel, folder, device=device, dtype=dtype)
-    return WanDenoiser(transformer, spec)
+    transformer, source = build_component(WanTransformer3DModel, base / "transformer")
+    return WanDenoiser(transformer, spec), source
 
 
 def _stock_processor() -> WanAttnProcessor:
