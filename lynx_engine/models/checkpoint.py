@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -114,6 +115,10 @@ def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
     try:
         mapped = mapped and zipfile.is_zipfile(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        # torch's words are advice on how to run the code.
+        what = "cannot be read as plain tensors: it is damaged, or asks for code to be run"
+        raise unreadable(path, what) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
         raise unreadable(path, f"cannot be read as plain tensors ({first_line(error)})") from error
     if not isinstance(tensors, dict) or not all(
@@ -130,8 +135,8 @@ def read_index(path: Path) -> dict[str, str]:
         RowError: WEIGHTS, if it is no such index, or a shard's name leads out of the folder.
     """
     shards = shard_names(path)
-    if any(Path(name).name != name for name in shards):
-        raise weights_error(path, f"names shards outside its folder ({', '.join(shards)})")
+    if outside := [name for name in shards if Path(name).name != name]:
+        raise weights_error(path, f"names shards outside its folder ({', '.join(outside)})")
     return json.loads(path.read_text(encoding="utf-8"))["weight_map"]
 
 
@@ -214,7 +219,7 @@ def check_kind(path: Path, found: object, wanted: str) -> None:
         RowError: WEIGHTS.
     """
     if found not in {None, wanted}:
-        raise weights_error(path, f"describes a {found}, and no {wanted}")
+        raise weights_error(path, f"describes {found}, not {wanted}")
 
 
 def weights_error(path: Path, what: str, *, cure: str = "") -> RowError:

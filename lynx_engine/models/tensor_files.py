@@ -155,7 +155,8 @@ def open_component(folder: Path, *, stem: str) -> SafetensorsSource:
         return open_file(path)
     if path.is_file():
         # diffusers would load the shards and transformers this file, unchecked.
-        raise weights_error(path, f"lies beside the shards of {index.name}; delete one of the two")
+        what = f"lies beside the shards of {index.name}"
+        raise weights_error(path, what, cure="They are two models; delete one of the two.")
     listed = read_index(index)
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}

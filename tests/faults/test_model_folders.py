@@ -171,9 +171,9 @@ def without_registers(found: dict[str, torch.Tensor]) -> None:
 
 
 def narrow(found: dict[str, torch.Tensor]) -> None:
-    found["proj_out.weight"] = found["proj_out.weight"][:80].contiguous()
+    found["proj_out.weight"] = found["proj_out.weight"][:72].contiguous()
     for name in ("proj_out.bias", "norm_out.weight", "norm_out.bias"):
-        found[name] = found[name][:80].contiguous()
+        found[name] = found[name][:72].contiguous()
 
 
 def not_a_number(found: dict[str, torch.Tensor]) -> None:
@@ -261,14 +261,19 @@ KINDS = (
     Kind(
         "config of another model",
         TRANSFORMER_CONFIG,
-        "AutoencoderKLWan",
+        "describes AutoencoderKLWan, not",
         lambda p: shutil.copy(p.parents[1] / "vae" / "config.json", p),
     ),
     Kind(
         "config that is no JSON", TRANSFORMER_CONFIG, "cannot be read", instead(b"{num_layers: 40}")
     ),
     Kind("config missing", TEXT_CONFIG, "not there", Path.unlink),
-    Kind("config of another text encoder", TEXT_CONFIG, "describes a t5", config(model_type="t5")),
+    Kind(
+        "config of another text encoder",
+        TEXT_CONFIG,
+        "describes t5, not umt5",
+        config(model_type="t5"),
+    ),
     Kind(
         "config with an impossible value",
         TRANSFORMER_CONFIG,
@@ -299,7 +304,7 @@ KINDS = (
         "different variants",
         lambda p: other_variant(p.with_name("resampler.safetensors")),
     ),
-    Kind("resampler of another width", RESAMPLER, "80", tensors(narrow)),
+    Kind("resampler of another width", RESAMPLER, "72", tensors(narrow)),
     Kind("registers missing in one layer", IP, "missing 1.registers", tensors(without_registers)),
     Kind(
         "bias missing in one layer",

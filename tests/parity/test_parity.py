@@ -18,11 +18,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from lynx_engine.capacity.placement import RESIDENT
 from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.engine import RenderEngine
 from lynx_engine.identity.align import identity_crop, reference_crop
 from lynx_engine.models.attention import NO_ADAPTERS
+from lynx_engine.models.tiers import placement_of_tier
 from lynx_engine.variants import get_variant
 from tests.parity.cases import Case, case_folders, face_tensors, faults, parity_folder, read_case
 
@@ -160,6 +162,19 @@ def test_latents_after_all_steps_are_the_released_ones(loaded: LoadedCase) -> No
     for key, engine in (("full", loaded.full), ("lite", loaded.lite)):
         job = case.job(engine.spec.name)
         latents = engine.sample(job, engine.branches(job, case.face()))
+        assert_close(latents, case.expected[f"{key}.latents"], LATENT)
+
+
+@pytest.mark.parametrize("tier", ["balanced", "low"])
+def test_latents_are_the_released_ones_in_every_tier(loaded: LoadedCase, tier: str) -> None:
+    case = loaded.case
+    for key, engine in (("full", loaded.full), ("lite", loaded.lite)):
+        job = case.job(engine.spec.name)
+        engine.place(placement_of_tier(tier, blocks=engine.denoiser.blocks))
+        try:
+            latents = engine.sample(job, engine.branches(job, case.face()))
+        finally:
+            engine.place(RESIDENT)
         assert_close(latents, case.expected[f"{key}.latents"], LATENT)
 
 

@@ -184,7 +184,7 @@ def test_tf32_is_on_only_where_it_was_chosen(
     base: Path, latents: torch.Tensor, *, precision: str, allowed: bool
 ) -> None:
     vae: Any = load_vae(base, device=CPU)
-    flags: set[tuple[bool, bool]] = set()
+    flags: set[tuple[object, object]] = set()
     vae._vae.decoder.register_forward_pre_hook(
         lambda *_: flags.add(
             (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
