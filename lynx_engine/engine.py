@@ -148,7 +148,11 @@ class RenderEngine:
 
         def make() -> SubjectFace:
             self.counters.face_runs += 1
-            with memory_errors("the recogniser did not fit"), subject.recognising() as encoder:
+            stays = not self._placer.placement.others_wait
+            with (
+                memory_errors("the recogniser did not fit"),
+                subject.recognising(stays=stays) as encoder,
+            ):
                 return embed_face(photo, points, encoder)
 
         return self._faces.get_or_make(key, make)

@@ -83,7 +83,11 @@ class BlockStream:
             }
         self._places = [_Place(blocks[0], dtype, device) for _ in range(PLACES)]
         self._computing = self._places[0]
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)
+            # The memory of the two places may be what kernels still queued are reading.
+            self._copies.wait_stream(torch.cuda.current_stream(device))
         threads = min(_COPY_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="lynx-blocks")
 
@@ -117,8 +121,8 @@ class BlockStream:
         """Take the numbers out of `module`; their place is free once its kernels have run."""
         for name, tensor in self._waiting.items():
             put(module, name, tensor)
-        if self._computing.used is not None:
-            self._computing.used.record()
+        if self._copies is not None and self._computing.used is not None:
+            self._computing.used.record(torch.cuda.current_stream(self._copies.device))
 
     def close(self) -> None:
         """Give the device memory back."""

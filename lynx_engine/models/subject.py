@@ -50,8 +50,14 @@ class SubjectModels:
     residences: tuple[Residence, Residence]
 
     @contextmanager
-    def recognising(self) -> Generator[FaceEncoder]:
-        """Have the recogniser on the device, exact: what a face is must not depend on a device."""
+    def recognising(self, *, stays: bool = False) -> Generator[FaceEncoder]:
+        """Have the recogniser on the device, exact: what a face is must not depend on a device.
+
+        Args:
+            stays: Whether it waits for the next photo there.
+        """
+        if stays:
+            self.residences[0].stay()
         with self.residences[0].visiting(), tensor_float32(allowed=False):
             yield self.face_encoder
 
