@@ -6,8 +6,8 @@ campaign or other process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lynx_engine.capacity.placement import RESIDENT, Placement
 from lynx_engine.diffusion.guidance import Guidance, IdentityGuidance, TextGuidance
 from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
@@ -25,83 +26,51 @@ from lynx_engine.identity.align import REFERENCE_CROP_PX
 from lynx_engine.identity.embed import SubjectFace, embed_face
 from lynx_engine.jobs import Conditions
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
-from lynx_engine.models.checkpoint import read_config, weights_error
-from lynx_engine.models.compiling import wants_compile
 from lynx_engine.models.device import (
-    PRECISIONS,
     StageClock,
     memory_errors,
     peak_memory_bytes,
     reproducible,
-    visiting,
 )
-from lynx_engine.models.memory import (
-    BIT_NEUTRAL_RUNGS,
+from lynx_engine.models.memory import MemoryLadder, SizedCache, bytes_of
+from lynx_engine.models.text import REFERENCE_PROMPT, pad_text
+from lynx_engine.models.tiers import (
+    DECODING_RUNGS,
     FREE_CACHES,
-    OFFLOAD,
-    RUNGS,
-    VAE_TILING,
-    MemoryLadder,
-    SizedCache,
-    bytes_of,
+    SAMPLING_RUNGS,
+    TILED_DECODING_RUNGS,
+    choose_placement,
 )
-from lynx_engine.models.subject import SubjectModels, load_subject_models
-from lynx_engine.models.text import REFERENCE_PROMPT, TextEncoder, load_text_encoder, pad_text
-from lynx_engine.models.vae import VideoAutoencoder, checked_frames, load_vae
-from lynx_engine.models.wan import WanDenoiser, attention_on, load_denoiser
+from lynx_engine.models.vae import checked_frames
+from lynx_engine.parts import EngineParts, WorkCounters, load_parts
 from lynx_engine.rendering import OnStage, Rendering
 
 if TYPE_CHECKING:
     from lynx_engine.jobs import RenderJob
+    from lynx_engine.models.subject import SubjectModels
     from lynx_engine.variants.spec import VariantSpec
 
 # At 14B a prompt is some 1 MB (its real tokens only) and a subject's features 105 MB.
 _TEXT_CACHE_BYTES = 1 << 30
 _REFERENCE_CACHE_BYTES = 4 << 30
 _FACE_CACHE_BYTES = 64 << 20
-# What the released schedule is built on; diffusers' own defaults describe another model's.
-_FLOW_SCHEDULE: Mapping[str, object] = {
-    "prediction_type": "flow_prediction",
-    "use_flow_sigmas": True,
-}
-
-
-@dataclass(slots=True)
-class WorkCounters:
-    """How often the engine did what it should not do twice; counted since it was loaded."""
-
-    model_loads: int = 0
-    text_encodes: int = 0
-    face_runs: int = 0
-    reference_passes: int = 0
-    kv_sets: int = 0
-    vae_decodes: int = 0
 
 
 class RenderEngine:
     """One loaded variant on one device. Two engines in a process share nothing."""
 
-    def __init__(
-        self,
-        spec: VariantSpec,
-        *,
-        scheduler_config: dict[str, object],
-        text: TextEncoder,
-        denoiser: WanDenoiser,
-        vae: VideoAutoencoder,
-        subject: SubjectModels | None,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, spec: VariantSpec, parts: EngineParts) -> None:
         """Assemble loaded parts; `load` is the usual way in."""
         self.spec = spec
-        self.device = device
+        self.device = parts.device
         self.counters = WorkCounters(model_loads=1)
-        self.denoiser = denoiser
-        self._scheduler_config = scheduler_config
-        self._text = text
-        self._vae = vae
-        self.subject = subject
-        self._offloaded = False
+        self.denoiser = parts.denoiser
+        self._scheduler_config = parts.scheduler_config
+        self._text = parts.text
+        self._vae = parts.vae
+        self.subject = parts.subject
+        self._placer = parts.placer
+        self._decode_precision = ""
         self._texts = SizedCache[torch.Tensor](_TEXT_CACHE_BYTES, bytes_of)
         self._references = SizedCache[tuple[torch.Tensor, ...]](
             _REFERENCE_CACHE_BYTES, lambda features: sum(map(bytes_of, features))
@@ -120,8 +89,10 @@ class RenderEngine:
         precision: str,
         attention: str = "auto",
         compile_blocks: str = "auto",
+        cache_dir: Path | None = None,
+        placement: Placement | None = RESIDENT,
     ) -> RenderEngine:
-        """Load a variant's networks, never from the network.
+        """Build a variant's networks and place their weights, never from the network.
 
         Args:
             spec: The variant.
@@ -130,31 +101,41 @@ class RenderEngine:
             precision: float32, bfloat16 or float16; autoencoder and recogniser are float32 always.
             attention: Attention backend, `auto` or a name of `models.backends`.
             compile_blocks: Whether the transformer's blocks are compiled: auto, on or off.
+            cache_dir: Where copies of streamed blocks may lie; None makes none.
+            placement: Where the weights lie until a job is rendered; one that does not fit is
+                followed by those below it. None leaves every weight in its file until a job comes.
 
         Raises:
             RowError: WEIGHTS, if a file is missing, damaged or does not fit, or if `attention`
                 cannot run here; OUT_OF_MEMORY.
         """
-        place, dtype = torch.device(device), PRECISIONS[precision]
-        base = weights_dir / spec.base
-        with memory_errors(f"{spec.name} did not load"):
-            denoiser = load_denoiser(
-                base,
-                spec,
-                device=place,
-                dtype=dtype,
-                attention=attention_on(place, attention, precision),
-                compiles=wants_compile(compile_blocks, place),
-            )
-            return cls(
-                spec,
-                scheduler_config=_read_scheduler_config(base),
-                text=load_text_encoder(base, device=place, dtype=dtype),
-                denoiser=denoiser,
-                vae=load_vae(base, device=place),
-                subject=load_subject_models(spec, weights_dir, denoiser, device=place, dtype=dtype),
-                device=place,
-            )
+        parts = load_parts(
+            spec,
+            weights_dir=weights_dir,
+            device=device,
+            precision=precision,
+            attention=attention,
+            compile_blocks=compile_blocks,
+            cache_dir=cache_dir,
+        )
+        engine = cls(spec, parts)
+        if placement is not None:
+            engine.place(placement)
+        return engine
+
+    def place(self, placement: Placement) -> None:
+        """Have the weights lie as `placement` says, or as one below it that fits.
+
+        Raises:
+            RowError: WEIGHTS, if a file is gone or damaged; OUT_OF_MEMORY, if none fits.
+        """
+        ladder = MemoryLadder(
+            partial(self._take_rung, job_size=0),
+            what=f"{self.spec.name} did not load",
+            device=self.device,
+            taken=self._placer.start(placement, job_size=0, strict=False),
+        )
+        ladder.fit(self._placer.apply, rungs=SAMPLING_RUNGS)
 
     def embed_face(self, photo: npt.NDArray[np.uint8], landmarks: npt.ArrayLike) -> SubjectFace:
         """Recognise one face; the same photo and landmarks are recognised once.
@@ -167,13 +148,17 @@ class RenderEngine:
             RowError: OUT_OF_MEMORY.
             ValueError: If the variant has no identity.
         """
-        encoder = self._subject_models().face_encoder
+        subject = self._subject_models()
         points = np.ascontiguousarray(landmarks, dtype=np.float32)
         key = (photo.shape, digest_bytes(np.ascontiguousarray(photo).data), points.tobytes())
 
         def make() -> SubjectFace:
             self.counters.face_runs += 1
-            with memory_errors("the recogniser did not fit"), visiting(encoder, self.device):
+            stays = not self._placer.placement.others_wait
+            with (
+                memory_errors("the recogniser did not fit"),
+                subject.recognising(stays=stays) as encoder,
+            ):
                 return embed_face(photo, points, encoder)
 
         return self._faces.get_or_make(key, make)
@@ -201,24 +186,27 @@ class RenderEngine:
         clock = StageClock(on_stage, self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        strict, size = job.numerics == "strict", math.prod(job.shape)
+        chosen = choose_placement(job, blocks=self.denoiser.blocks)
         ladder = MemoryLadder(
-            self._take_rung,
+            partial(self._take_rung, job_size=size),
             what=f"{job.frames} frames of {job.size} did not fit",
             device=self.device,
-            taken=(OFFLOAD,) if self._offloaded else (),
+            taken=self._placer.start(chosen, job_size=size, strict=strict),
         )
 
-        def decode() -> npt.NDArray[np.uint8]:
+        def decode() -> tuple[npt.NDArray[np.uint8], str]:
             with clock.stage("decode"):
-                return self.decode(latents, tiled=VAE_TILING in ladder.taken)
+                return self._decode_row(job, latents)
 
         with reproducible(job.numerics):
             latents = ladder.fit(
-                partial(self._make_latents, job, face, clock), rungs=BIT_NEUTRAL_RUNGS
+                partial(self._make_latents, job, face, clock), rungs=SAMPLING_RUNGS
             )
-            strict = job.numerics == "strict"
-            frames = ladder.fit(decode, rungs=BIT_NEUTRAL_RUNGS if strict else RUNGS)
-        attention = self.denoiser.attention_for(job.numerics)
+            frames, precision = ladder.fit(
+                decode, rungs=DECODING_RUNGS if strict else TILED_DECODING_RUNGS
+            )
+        placement, attention = self._placer.placement, self.denoiser.attention_for(job.numerics)
         return Rendering(
             frames=frames,
             stages_s=clock.stages_s,
@@ -227,7 +215,11 @@ class RenderEngine:
                 attention_backend=str(attention),
                 attention_reason=attention.reason,
                 compiled=self.denoiser.compiles_for(job.numerics),
+                memory_tier=placement.tier,
+                streamed_blocks=placement.streamed_blocks,
                 memory_rungs=ladder.taken,
+                vae_precision=precision,
+                vae_tiled=placement.vae_tiled,
             ),
         )
 
@@ -236,25 +228,24 @@ class RenderEngine:
         for cache in (self._texts, self._references, self._faces):
             cache.clear()
 
-    def offload(self) -> None:
-        """Let autoencoder and subject models wait in host memory until the engine is replaced.
-
-        They visit the device while they are used, as the text encoder and the adapters always do.
-        """
-        self._vae.offload()
-        if self.subject is not None:
-            self.subject.offload()
-        self._offloaded = True
-
-    @torch.inference_mode()
     def encode_text(self, prompt: str) -> torch.Tensor:
         """Return text tokens [1, 512, D_text] of a prompt; each string is encoded once."""
+        return self.encode_texts((prompt,))[0]
 
-        def make() -> torch.Tensor:
-            self.counters.text_encodes += 1
-            return self._text.encode(prompt).cpu()
+    @torch.inference_mode()
+    def encode_texts(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Return text tokens [1, 512, D_text] of each prompt, from one pass of the weights.
 
-        return pad_text(self._texts.get_or_make(prompt, make)).to(self.device)
+        The tokens of a prompt are the same whichever others it is encoded with.
+        """
+
+        def make(missing: Sequence[int]) -> list[torch.Tensor]:
+            made = self._text.encode([prompts[n] for n in missing])
+            self.counters.text_encodes += len(made)
+            return [tokens.cpu() for tokens in made]
+
+        found = self._texts.get_or_make_all(prompts, make)
+        return [pad_text(tokens).to(self.device) for tokens in found]
 
     @torch.inference_mode()
     def identity_tokens(self, face: SubjectFace | None) -> torch.Tensor:
@@ -265,8 +256,7 @@ class RenderEngine:
         else:
             # Copied: an array from another process may be read-only, which torch warns of.
             embedding = torch.tensor(face.embedding)[None]
-        with visiting(subject.resampler, self.device):
-            return subject.identity_tokens(embedding)
+        return subject.identity_tokens(embedding)
 
     @torch.inference_mode()
     def reference_features(
@@ -349,33 +339,62 @@ class RenderEngine:
             )
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor, *, tiled: bool = False) -> npt.NDArray[np.uint8]:
-        """Return frames, RGB uint8 [F, H, W, 3]; `tiled` saves memory and changes numbers.
+    def decode(
+        self, latents: torch.Tensor, *, tiled: bool = False, precision: str = "float32"
+    ) -> npt.NDArray[np.uint8]:
+        """Return frames, RGB uint8 [F, H, W, 3].
+
+        Args:
+            latents: [1, 16, T, h, w].
+            tiled: Decode in tiles, which saves memory and changes numbers.
+            precision: One of `models.vae.DECODE_PRECISIONS`.
 
         Raises:
             RowError: BAD_FRAMES, if they hold NaN or no content.
         """
         self.counters.vae_decodes += 1
-        return checked_frames(self._vae.decode(latents, tiled=tiled))
+        return checked_frames(self._vae.decode(latents, tiled=tiled, precision=precision))
+
+    @torch.inference_mode()
+    def choose_decode_precision(self, latents: torch.Tensor, *, tiled: bool = False) -> str:
+        """Return the fastest precision that decodes well; the first latents asked for decide."""
+        if not self._decode_precision:
+            self._decode_precision = self._vae.fastest_precision(latents, tiled=tiled)
+        return self._decode_precision
 
     def _make_latents(
         self, job: RenderJob, face: SubjectFace | None, clock: StageClock
     ) -> torch.Tensor:
         """Return the clip's latents; all else that was made for them is dropped."""
+        if not self._placer.is_applied:
+            with clock.stage("load"):
+                self._placer.apply()
+        self._placer.apply()
+        texts = [job.prompt, job.negative_prompt]
+        if self.spec.uses_reference and job.scale_reference != 0:
+            texts.append(REFERENCE_PROMPT)
         with clock.stage("text"):
-            for prompt in (job.prompt, job.negative_prompt):
-                self.encode_text(prompt)
+            self.encode_texts(texts)
         with clock.stage("subject"):
             branches = self.branches(job, face)
         with clock.stage("denoise"):
             return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
 
-    def _take_rung(self, rung: str) -> None:
-        # Tiling is an argument of the decode, so that nothing is left to undo.
+    def _decode_row(
+        self, job: RenderJob, latents: torch.Tensor
+    ) -> tuple[npt.NDArray[np.uint8], str]:
+        """Return a row's frames and the precision they were decoded in."""
+        self._placer.make_room_to_decode()
+        tiled, precision = self._placer.placement.vae_tiled, "float32"
+        if self.device.type == "cuda" and job.numerics != "strict":
+            precision = self.choose_decode_precision(latents, tiled=tiled)
+        return self.decode(latents, tiled=tiled, precision=precision), precision
+
+    def _take_rung(self, rung: str, *, job_size: int) -> bool:
         if rung == FREE_CACHES:
             self.free_caches()
-        elif rung == OFFLOAD:
-            self.offload()
+            return True
+        return self._placer.step_down(rung, job_size=job_size)
 
     def _subject_models(self) -> SubjectModels:
         if self.subject is None:
@@ -388,13 +407,3 @@ def guidance_of(job: RenderJob, spec: VariantSpec) -> Guidance:
     if "identity" in spec.branches:
         return IdentityGuidance(text=job.guidance_text, identity=job.guidance_identity)
     return TextGuidance(text=job.guidance_text)
-
-
-def _read_scheduler_config(base: Path) -> dict[str, object]:
-    path = base / "scheduler" / "scheduler_config.json"
-    config = read_config(path)
-    if "flow_shift" not in config or not _FLOW_SCHEDULE.items() <= config.items():
-        raise weights_error(
-            path, f"holds no flow schedule, which has a flow_shift and {dict(_FLOW_SCHEDULE)}"
-        )
-    return config

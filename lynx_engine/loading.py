@@ -1,4 +1,4 @@
-"""Loads the engine of a variant: its weights found or made, checked, and put on the device."""
+"""Loads the engine of a variant: its weights found or made, and checked."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def load_engine(spec: VariantSpec, place: EnginePlace) -> LoadedEngine:
         precision=place.precision,
         attention=place.attention,
         compile_blocks=place.compile,
+        cache_dir=place.cache_dir,
+        # The first job says where the weights shall lie.
+        placement=None,
     )
     locked = locked_digests(folder)
     files = required_files(spec, folder)

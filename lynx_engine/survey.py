@@ -64,6 +64,12 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
             weights[name] = weights_fingerprint(get_variant(name), settings.models_dir)
         except RowError as error:
             weights_problems[name] = (Problem(name, str(error)),)
+        except OSError as error:
+            text = (
+                f"{error.filename}: cannot be read ({error.strerror}). Let the user who renders "
+                "read it, and run the command again."
+            )
+            weights_problems[name] = (Problem(name, text),)
     folder = settings.campaign_dir(manifest.campaign)
     history = read_history(folder / LOG_FOLDER)
     if history.by_job:

@@ -200,7 +200,11 @@ class DeviceWorker:
                 device=self._setup.device,
                 device_name=_device_name(self._setup.torch_device),
                 conditions=rendering.conditions,
-                stages_s={"load": load_s, **rendering.stages_s, **finishing_s},
+                stages_s={
+                    **rendering.stages_s,
+                    **finishing_s,
+                    "load": load_s + rendering.stages_s.get("load", 0.0),
+                },
                 threads=self._setup.threads,
                 peak_memory_bytes=rendering.peak_memory_bytes,
                 weights=loaded.weights,

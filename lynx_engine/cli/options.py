@@ -42,6 +42,13 @@ ClusterOption = Annotated[
         help="Render on the workers of a running Dask cluster, as tcp://host:8786.",
     ),
 ]
+LowVramOption = Annotated[
+    bool,
+    typer.Option(
+        "--lowvram",
+        help="Render every row with memory: low, for small GPUs; changes no pixel and no id.",
+    ),
+]
 InProcessOption = Annotated[
     bool, typer.Option("--in-process", help="Without Prefect and Dask, for debugging.")
 ]

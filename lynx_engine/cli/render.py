@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from lynx_engine.cli.options import (
     InProcessOption,
     JsonOption,
     LimitOption,
+    LowVramOption,
     ManifestArgument,
     OnlyOption,
     QuietOption,
@@ -48,6 +49,7 @@ class RunOptions:
     devices: str
     cluster: str
     in_process: bool
+    low_vram: bool
     quiet: bool
     as_json: bool
 
@@ -60,6 +62,7 @@ def command(
     devices: DevicesOption = "auto",
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
+    lowvram: LowVramOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -69,6 +72,7 @@ def command(
         devices=devices,
         cluster=cluster,
         in_process=in_process,
+        low_vram=lowvram,
         quiet=quiet,
         as_json=json,
     )
@@ -99,7 +103,8 @@ def render_manifest(
 
     def decide(read: Manifest, facts: PlanFacts) -> RenderPlan:
         skip = options.skip_bad_rows
-        return plan_renders(read, facts, skip_bad_rows=skip, only=only, limit=limit, retry=retry)
+        plan = plan_renders(read, facts, skip_bad_rows=skip, only=only, limit=limit, retry=retry)
+        return with_memory(plan, "low") if options.low_vram else plan
 
     plan, past = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
     for problem in plan.problems:
@@ -120,6 +125,12 @@ def render_manifest(
         note(told)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
+
+
+def with_memory(plan: RenderPlan, tier: str) -> RenderPlan:
+    """Return the plan with every row to run in one memory tier, which is no part of a job's id."""
+    to_run = tuple(replace(p, job=replace(p.job, memory=tier)) for p in plan.to_run)
+    return replace(plan, to_run=to_run)
 
 
 def _plan(

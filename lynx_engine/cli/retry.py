@@ -14,6 +14,7 @@ from lynx_engine.cli.options import (
     InProcessOption,
     JsonOption,
     LimitOption,
+    LowVramOption,
     ManifestArgument,
     OnlyOption,
     QuietOption,
@@ -55,6 +56,7 @@ def command(
     devices: DevicesOption = "auto",
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
+    lowvram: LowVramOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -65,6 +67,7 @@ def command(
         devices=devices,
         cluster=cluster,
         in_process=in_process,
+        low_vram=lowvram,
         quiet=quiet,
         as_json=json,
     )

@@ -1,8 +1,9 @@
 """The identity and reference adapters: a subject's tokens and features become keys and values.
 
 Source: arXiv 2509.15496; tensor names of bytedance/lynx at 3a6a91a. The keys and values depend on
-the subject and never on the step, so each is projected once a job. The weights stay in host
-memory; a layer visits the device while it projects (in Lynx full they are a third of all weights).
+the subject and never on the step, so each is projected once a job. The weights are views of their
+mapped files, which all processes of a machine share; a layer visits the device, and is cast, while
+it projects (in Lynx full they are a third of all weights).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Projection:
     bias: torch.Tensor | None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x [B, L, D_in] on the device of x."""
-        bias = None if self.bias is None else self.bias.to(x.device)
-        return F.linear(x, self.weight.to(x.device), bias)
+        """Project x [B, L, D_in] on the device and in the type of x, which the weights visit."""
+        bias = None if self.bias is None else self.bias.to(x.device, x.dtype)
+        return F.linear(x, self.weight.to(x.device, x.dtype), bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class IdentityAdapter:
             attention: WanAttention = transformer.blocks[block].attn2  # pyright: ignore
             source = tokens
             if layer.registers is not None:
-                source = torch.cat((tokens, layer.registers.to(tokens.device)), dim=1)
+                source = torch.cat((tokens, layer.registers.to(tokens)), dim=1)
             norm = attention.norm_k if self._spec.shares_text_key_norm else _plain_rms_norm
             key = norm(layer.key(source))
             adapted[block] = _by_head(key, scale * layer.value(source), attention.heads)
@@ -133,7 +134,7 @@ def build_identity_adapter(
     """Return the identity adapter the tensors describe.
 
     Args:
-        tensors: `ip_layers.safetensors`, already in the type of the pass.
+        tensors: `ip_layers.safetensors`, of any floating type.
         spec: Where the layers sit and how their keys are normed.
         path: Where the tensors came from, for messages.
         blocks: Blocks of the base model.

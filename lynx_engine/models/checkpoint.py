@@ -6,10 +6,11 @@ It knows names, shapes and digests, not what the tensors mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 _NAMES_SHOWN = 6
+_CURE = "Download the file again from its source, and check that it belongs to this variant."
 
 
 def ensure_weights(spec: VariantSpec, *, models_dir: Path, cache_dir: Path) -> Path:
@@ -79,9 +81,6 @@ def _check_made(folder: Path) -> None:
 def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Read every tensor of a `.safetensors` or `.pth` file to the CPU.
 
-    A `.pth` file is a pickle. It is read with torch's weights-only reader, which builds tensors
-    and nothing else; and where the lock file lists it, only after its sha256 matched.
-
     Args:
         path: The file.
         models_dir: The folder whose `models.lock.json` may list the file.
@@ -91,61 +90,54 @@ def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[st
     Raises:
         RowError: WEIGHTS, if the file is missing, damaged, or not the one that was locked.
     """
-    if not path.is_file():
-        raise weights_error(path, "is missing")
+    require_file(path)
     if path.suffix == ".safetensors":
-        with _open_safetensors(path) as file:
+        with open_safetensors(path) as file:
             return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
-    _check_lock(path, models_dir)
+    check_lock(path, models_dir)
+    return {name: tensor.to(dtype) for name, tensor in read_pickle(path).items()}
+
+
+def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
+    """Read the named tensors of a `.pth` file to the CPU.
+
+    A `.pth` file is a pickle. It is read with torch's weights-only reader, which builds tensors
+    and nothing else.
+
+    Args:
+        path: The file.
+        mapped: Return views of the mapped file, where its form allows. Its checksums are compared
+            only when it is read whole.
+
+    Raises:
+        RowError: WEIGHTS, if it is damaged or holds anything else.
+    """
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        # torch's words are advice on how to run the code.
+        what = "cannot be read as plain tensors: it is damaged, or asks for code to be run"
+        raise unreadable(path, what) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
-        raise weights_error(
-            path, f"cannot be read as plain tensors ({first_line(error)})"
-        ) from error
+        raise unreadable(path, f"cannot be read as plain tensors ({first_line(error)})") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
     ):
         raise weights_error(path, "holds something other than named tensors")
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return tensors
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of a safetensors file, from its header alone.
-
-    Raises:
-        RowError: WEIGHTS, if the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise weights_error(path, "is missing")
-    with _open_safetensors(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def component_shapes(folder: Path, *, stem: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
-    """Return a model component's tensor shapes, over all its shards.
-
-    Args:
-        folder: Such as `transformer/` of a base model.
-        stem: `model` or `diffusion_pytorch_model`.
-
-    Returns:
-        The file a message should name (the index, or the only file) and name -> shape.
+def read_index(path: Path) -> dict[str, str]:
+    """Return tensor name -> shard, as a safetensors index lists them.
 
     Raises:
-        RowError: WEIGHTS, if a file is missing or damaged, or the component is there twice.
+        RowError: WEIGHTS, if it is no such index, or a shard's name leads out of the folder.
     """
-    index = folder / f"{stem}.safetensors.index.json"
-    path = folder / f"{stem}.safetensors"
-    if not index.is_file():
-        return path, tensor_shapes(path)
-    if path.is_file():
-        # diffusers would load the shards and transformers this file, unchecked.
-        raise weights_error(path, f"lies beside the shards of {index.name}; delete one of the two")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in shard_names(index):
-        shapes |= tensor_shapes(folder / name)
-    return index, shapes
+    shards = shard_names(path)
+    if outside := [name for name in shards if Path(name).name != name]:
+        raise weights_error(path, f"names shards outside its folder ({', '.join(outside)})")
+    return json.loads(path.read_text(encoding="utf-8"))["weight_map"]
 
 
 def check_shapes(found: Shapes, expected: Shapes, path: Path) -> None:
@@ -183,31 +175,6 @@ def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-@contextmanager
-def without_side_effects() -> Generator[None]:
-    """Load through diffusers or transformers without their traces on the process.
-
-    Their bars stay off the terminal, and torch's global generator, from which they fill tensors
-    before the files replace them, is put back.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    shown = [
-        library
-        for library in (diffusers_logging, transformers_logging)
-        if library.is_progress_bar_enabled()
-    ]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
-
-
 def require_shape(
     tensors: Mapping[str, torch.Tensor], name: str, path: Path, *, axes: int
 ) -> tuple[int, ...]:
@@ -234,31 +201,91 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise weights_error(path, f"cannot be read ({error})") from error
+    except OSError as error:
+        require_file(path)
+        raise unreadable(path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise unreadable(path, f"cannot be read ({error})") from error
     # diffusers would take a string for the name of a model and look for it on the network.
     if not isinstance(config, dict):
         raise weights_error(path, "cannot be read (it is no JSON object)")
     return config
 
 
-def weights_error(path: Path, what: str) -> RowError:
-    """Return the error for a weight file that `what`, with the one cure they all share."""
-    return RowError(
-        ErrorCode.WEIGHTS,
-        f"{path}: {what}. Download the file again from its source, and check that it belongs to "
-        "this variant.",
-    )
+def check_kind(path: Path, found: object, wanted: str) -> None:
+    """Accept a config that names the kind of part it should, or none.
+
+    Raises:
+        RowError: WEIGHTS.
+    """
+    if found not in {None, wanted}:
+        raise weights_error(path, f"describes {found}, not {wanted}")
 
 
-def _open_safetensors(path: Path) -> safe_open:
+def weights_error(path: Path, what: str, *, cure: str = "") -> RowError:
+    """Return the error for a weight file that `what`; most faults share one `cure`."""
+    return RowError(ErrorCode.WEIGHTS, f"{path}: {what}. {cure or _CURE}")
+
+
+def require_file(path: Path) -> None:
+    """Accept a file that is there.
+
+    Raises:
+        RowError: WEIGHTS, saying what stands in its place.
+    """
+    if path.is_file():
+        return
+    if path.is_symlink():
+        what = f"is a link to {path.readlink()}, which is not there"
+        raise weights_error(path, what, cure="Mend the link, or put the file itself here.")
+    if path.is_dir():
+        raise weights_error(path, "is a folder, not a file", cure=f"Remove it. {_CURE}")
+    pickled = sorted(path.parent.glob("*.bin"))
+    if path.suffix == ".safetensors" and pickled:
+        raise weights_error(
+            path,
+            f"is missing; {pickled[0].name} beside it is a pickle, which this engine does not open",
+            cure="Download the safetensors files from the model's source.",
+        )
+    raise weights_error(path, "is missing")
+
+
+def unreadable(path: Path, what: str) -> RowError:
+    """Return the error for a file that `what`, saying what it is instead where that shows."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError as error:
+        cure = "Let the user who renders read it, and run the command again."
+        return weights_error(path, f"cannot be read ({error.strerror})", cure=cure)
+    if start.startswith(b"version https://git-lfs"):
+        cure = "Fetch the file itself: run `git lfs pull` there, or download it from its source."
+        return weights_error(path, "is a git-lfs pointer and not the file", cure=cure)
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "is a web page and not the file: its download was answered by an error page"
+    elif not start:
+        what = "is empty"
+    return weights_error(path, what)
+
+
+def open_safetensors(path: Path) -> safe_open:
+    """Open a safetensors file, whose tensors come as views of the mapped file.
+
+    Raises:
+        RowError: WEIGHTS, if it is no such file.
+    """
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise weights_error(path, f"is damaged or incomplete ({first_line(error)})") from error
+        raise unreadable(path, f"is damaged or incomplete ({first_line(error)})") from error
 
 
-def _check_lock(path: Path, models_dir: Path) -> None:
+def check_lock(path: Path, models_dir: Path) -> None:
+    """Accept a file that is as `models.lock.json` lists it, or that is not listed.
+
+    Raises:
+        RowError: WEIGHTS, if its sha256 is another.
+    """
     locked = locked_digests(models_dir)
     name = path.relative_to(models_dir).as_posix() if path.is_relative_to(models_dir) else ""
     if name not in locked:

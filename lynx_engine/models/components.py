@@ -1,51 +1,65 @@
-"""Loads one diffusers component from its folder, strictly and never from the network."""
+"""Builds the diffusers and transformers parts of a base model, strictly, never from the network.
+
+A part is built on the meta device and its files are compared with it tensor by tensor, name and
+shape, before any number is read: the libraries' own loaders fill a tensor that its file lacks with
+random numbers and a log line. They also hold a model's whole float32 in memory on its way.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from lynx_engine.models.checkpoint import (
+    check_kind,
     check_shapes,
-    component_shapes,
     first_line,
     read_config,
     shapes_of,
     weights_error,
-    without_side_effects,
 )
+from lynx_engine.models.tensor_files import SafetensorsSource, open_component
 
 Model = TypeVar("Model", bound=ModelMixin)
 
 
-def load_component(
-    kind: type[Model], folder: Path, *, device: torch.device, dtype: torch.dtype
-) -> Model:
-    """Load one diffusers component, checked tensor by tensor before anything is read.
+def build_component(kind: type[Model], folder: Path) -> tuple[Model, SafetensorsSource]:
+    """Build one diffusers component without its numbers, and find those.
 
-    diffusers fills a tensor that its file lacks with random numbers and a log line; here that is
-    an error.
+    Returns:
+        The component, its parameters on the meta device, and its tensors on disk.
 
     Raises:
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
-    config = read_config(folder / "config.json")
+    path = folder / "config.json"
+    config = read_config(path)
+    check_kind(path, config.get("_class_name"), kind.__name__)
     try:
-        # Every diffusers model is a ConfigMixin; the bound cannot say so.
+        # Every diffusers model is a ConfigMixin; the bound cannot say so. Buffers are made of
+        # settings alone and keep their numbers.
         configured = cast(type[ConfigMixin], kind)
-        with torch.device("meta"):
-            expected = shapes_of(cast(Model, configured.from_config(config)).state_dict())
+        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+            model = cast(Model, configured.from_config(config))
     except Exception as error:  # a wrong setting fails wherever it is used first
         what = f"describes no {kind.__name__} ({first_line(error)})"
-        raise weights_error(folder / "config.json", what) from error
-    path, found = component_shapes(folder, stem="diffusion_pytorch_model")
-    check_shapes(found, expected, path)
-    with without_side_effects():
-        model = kind.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=True
-        )
-    return model.to(device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+        raise weights_error(path, what) from error
+    source = open_component(folder, stem="diffusion_pytorch_model")
+    check_shapes(source.shapes, shapes_of(model.state_dict()), source.path)
+    return model.eval().requires_grad_(False), source
+
+
+def diffusers_dtypes(model: ModelMixin, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """Return the type each tensor is held in when diffusers loads `model` in `dtype`.
+
+    The modules a model lists as `_keep_in_fp32_modules` stay float32.
+    """
+    kept: Any = model._keep_in_fp32_modules or []
+    exact = frozenset(kept)
+    return lambda name: torch.float32 if exact & set(name.split(".")) else dtype

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.utils.deterministic
-from torch import nn
 
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.checkpoint import first_line
@@ -52,8 +51,25 @@ class StageClock:
 
 
 @contextmanager
+def tensor_float32(*, allowed: bool) -> Generator[None]:
+    """Let CUDA round the factors of float32 products to 10 bits, or not; then restore torch.
+
+    Convolutions do so by torch's own default. A CPU never does.
+    """
+    # Module objects with settable properties, which torch's types leave out.
+    convolution: Any = torch.backends.cudnn
+    matrix: Any = torch.backends.cuda.matmul
+    before = convolution.allow_tf32, matrix.allow_tf32
+    convolution.allow_tf32 = matrix.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        convolution.allow_tf32, matrix.allow_tf32 = before
+
+
+@contextmanager
 def reproducible(numerics: str) -> Generator[None]:
-    """Hold torch to deterministic kernels while a strict job runs, then restore its settings.
+    """Hold torch to deterministic and exact kernels while a strict job runs, then restore it.
 
     Under `normal` the settings stay as they are; on a CPU the kernels used here give the same
     numbers every time either way.
@@ -71,7 +87,8 @@ def reproducible(numerics: str) -> Generator[None]:
     # It would write every empty tensor once more, and nothing here reads one.
     memory.fill_uninitialized_memory = False
     try:
-        yield
+        with tensor_float32(allowed=False):
+            yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
@@ -126,18 +143,3 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def visiting(network: nn.Module, device: torch.device) -> Generator[None]:
-    """Have `network` on `device` inside the block, and after it where it was before.
-
-    Where a network waits changes no bit of what it computes; one that is there already stays.
-    """
-    home = next(network.parameters()).device
-    try:
-        # Inside: a move that ends for want of memory has moved a part.
-        network.to(device)
-        yield
-    finally:
-        network.to(home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -23,12 +24,6 @@ from lynx_engine.models.device import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-FREE_CACHES, VAE_TILING, OFFLOAD = "free_caches", "vae_tiling", "offload"
-RUNGS = (FREE_CACHES, VAE_TILING, OFFLOAD)
-"""Every rung of the memory ladder, from the top down."""
-BIT_NEUTRAL_RUNGS = (FREE_CACHES, OFFLOAD)
-"""The rungs that change no bit of the result."""
 
 
 class SizedCache(Generic[T]):
@@ -57,6 +52,23 @@ class SizedCache(Generic[T]):
             self._used -= self._size_of(dropped)
         return value
 
+    def get_or_make_all(
+        self, keys: Sequence[Hashable], make: Callable[[Sequence[int]], Sequence[T]]
+    ) -> list[T]:
+        """Return the values under `keys`, those that are not there made together.
+
+        Args:
+            keys: In any order, the same one perhaps several times.
+            make: Takes the places in `keys` of those to make, each key once; returns their values.
+        """
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {key: self._values[key] for key in keys if key in self._values}
+        missing = [place for key, place in first.items() if key not in found]
+        if missing:
+            found.update(zip((keys[n] for n in missing), make(missing), strict=True))
+        # Kept one by one, as a small budget may drop some of them at once.
+        return [self.get_or_make(key, partial(found.__getitem__, key)) for key in keys]
+
     def clear(self) -> None:
         """Forget every value."""
         self._values.clear()
@@ -72,7 +84,7 @@ class MemoryLadder:
 
     def __init__(
         self,
-        take: Callable[[str], None],
+        take: Callable[[str], bool],
         *,
         what: str,
         device: torch.device,
@@ -81,7 +93,7 @@ class MemoryLadder:
         """Stand at the top.
 
         Args:
-            take: Does what the rung of this name promises.
+            take: Does what the rung of this name promises; False if that is so already.
             what: The job in words that begin a message, as in "81 frames did not fit".
             device: Where the job runs.
             taken: Rungs in force already.
@@ -110,14 +122,14 @@ class MemoryLadder:
                     raise
                 letter, figures = str(error), self._figures()
             # Only here is the error gone, and with it the tensors that its traceback held.
-            rung = next((rung for rung in rungs if rung not in self.taken), None)
+            untaken = (rung for rung in rungs if rung not in self.taken)
+            rung = next((rung for rung in untaken if self._take(rung)), None)
             if rung is not None:
                 logger.warning("%s. %s. Trying again with %s.", self._what, figures, rung)
-                self._take(rung)
                 self.taken += (rung,)
             release_memory(self._device)
             if rung is None:
-                tried = ", ".join(self.taken)
+                tried = ", ".join(self.taken) or "nothing, as there was nothing left to try"
                 raise RowError(ErrorCode.OUT_OF_MEMORY, f"{letter} Tried: {tried}. {figures}.")
 
     def _figures(self) -> str:

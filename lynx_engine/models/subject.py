@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ from lynx_engine.models.adapters import (
 )
 from lynx_engine.models.arcface import FaceEncoder, build_face_encoder
 from lynx_engine.models.attention import AdapterKV
-from lynx_engine.models.checkpoint import read_tensors
+from lynx_engine.models.device import tensor_float32
 from lynx_engine.models.resampler import Resampler, build_resampler
+from lynx_engine.models.residence import Residence
+from lynx_engine.models.tensor_files import TensorSource, open_file, open_pickle, outline
 
 if TYPE_CHECKING:
     from lynx_engine.models.wan import WanDenoiser
@@ -36,22 +39,33 @@ class SubjectModels:
         identity: identity tokens -> keys and values of cross-attention.
         reference: reference features -> keys and values of self-attention; None in variants
             whose spec has no reference adapter.
+        residences: Place the recogniser and the resampler, in this order; the adapters always
+            wait in their files.
     """
 
     face_encoder: FaceEncoder
     resampler: Resampler
     identity: IdentityAdapter
     reference: ReferenceAdapter | None
+    residences: tuple[Residence, Residence]
+
+    @contextmanager
+    def recognising(self, *, stays: bool = False) -> Generator[FaceEncoder]:
+        """Have the recogniser on the device, exact: what a face is must not depend on a device.
+
+        Args:
+            stays: Whether it waits for the next photo there.
+        """
+        if stays:
+            self.residences[0].stay()
+        with self.residences[0].visiting(), tensor_float32(allowed=False):
+            yield self.face_encoder
 
     def identity_tokens(self, embedding: torch.Tensor) -> torch.Tensor:
         """Return identity tokens [1, 16, D_in] of an embedding [1, 512] of any type and place."""
-        weight = self.resampler.proj_in.weight
-        return self.resampler(embedding.to(weight.device, weight.dtype))
-
-    def offload(self) -> None:
-        """Let recogniser and resampler wait in host memory, where the adapters always are."""
-        self.face_encoder.to("cpu")
-        self.resampler.to("cpu")
+        with self.residences[1].visiting():
+            weight = self.resampler.proj_in.weight
+            return self.resampler(embedding.to(weight.device, weight.dtype))
 
     def project(
         self,
@@ -90,7 +104,9 @@ def load_subject_models(
     device: torch.device,
     dtype: torch.dtype,
 ) -> SubjectModels | None:
-    """Load recogniser, resampler and adapters; None for a variant without identity.
+    """Build recogniser, resampler and adapters, whose tensors wait in their files.
+
+    Returns None for a variant without identity.
 
     Args:
         spec: The variant.
@@ -106,31 +122,46 @@ def load_subject_models(
         return None
     folder = weights_dir / spec.adapters
     blocks, width = denoiser.blocks, denoiser.width
-
-    def read(path: Path) -> dict[str, torch.Tensor]:
-        return read_tensors(path, models_dir=weights_dir, dtype=dtype)
-
-    face_path = weights_dir / spec.face_encoder
-    resampler_path = folder / "resampler.safetensors"
-    ip_path, ref_path = folder / "ip_layers.safetensors", folder / "ref_layers.safetensors"
-    resampler = build_resampler(read(resampler_path), resampler_path)
+    resampler_file = open_file(folder / "resampler.safetensors")
+    resampler = build_resampler(outline(resampler_file), resampler_file.path)
+    ip_file = open_file(folder / "ip_layers.safetensors")
     identity = build_identity_adapter(
-        read(ip_path), spec.identity, ip_path, blocks=blocks, width=width
+        ip_file.views(), spec.identity, ip_file.path, blocks=blocks, width=width
     )
     _check_widths(
-        "identity tokens", (ip_path, identity.token_width), (resampler_path, resampler.out)
+        "identity tokens",
+        (ip_file.path, identity.token_width),
+        (resampler_file.path, resampler.out),
     )
     reference = None
     if spec.uses_reference:
-        reference = build_reference_adapter(read(ref_path), ref_path, blocks=blocks, width=width)
-    face_tensors = read_tensors(face_path, models_dir=weights_dir, dtype=torch.float32)
-    face_encoder = build_face_encoder(face_tensors, face_path)
+        ref_file = open_file(folder / "ref_layers.safetensors")
+        reference = build_reference_adapter(
+            ref_file.views(), ref_file.path, blocks=blocks, width=width
+        )
+    face_file = _open_face_file(weights_dir / spec.face_encoder, weights_dir)
+    face_encoder = build_face_encoder(outline(face_file), face_file.path)
     _check_widths(
         "identity embeddings",
-        (resampler_path, resampler.embedding_width),
-        (face_path, face_encoder.embedding_width),
+        (resampler_file.path, resampler.embedding_width),
+        (face_file.path, face_encoder.embedding_width),
     )
-    return SubjectModels(face_encoder.to(device), resampler.to(device), identity, reference)
+    residences = (
+        Residence(face_encoder, face_file, device=device, dtypes=lambda _: torch.float32),
+        Residence(resampler, resampler_file, device=device, dtypes=lambda _: dtype),
+    )
+    return SubjectModels(face_encoder, resampler, identity, reference, residences)
+
+
+def _open_face_file(path: Path, models_dir: Path) -> TensorSource:
+    """Find the recogniser's tensors, without the counters of training that some exports hold."""
+    source = (
+        open_file(path)
+        if path.suffix == ".safetensors"
+        else open_pickle(path, models_dir=models_dir)
+    )
+    kept = {n: s for n, s in source.shapes.items() if not n.endswith("num_batches_tracked")}
+    return replace(source, shapes=kept)
 
 
 def _check_widths(what: str, reader: tuple[Path, int], maker: tuple[Path, int]) -> None:

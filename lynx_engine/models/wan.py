@@ -46,8 +46,9 @@ from lynx_engine.models.backends import (
 )
 from lynx_engine.models.clip_memory import ClipMemory, StepMemory
 from lynx_engine.models.compiling import BlockCompiler
-from lynx_engine.models.components import load_component
+from lynx_engine.models.components import build_component
 from lynx_engine.models.reuse import Scope, reuse_output
+from lynx_engine.models.tensor_files import SafetensorsSource
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
@@ -310,32 +311,29 @@ def attention_on(device: torch.device, asked: str, precision: str) -> AttentionC
     return chosen
 
 
-def load_denoiser(
+def build_denoiser(
     base: Path,
     spec: VariantSpec,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
     attention: AttentionChoice = DEFAULT_ATTENTION,
     compiles: bool = False,
-) -> WanDenoiser:
-    """Load the transformer of a base model in diffusers layout.
+) -> tuple[WanDenoiser, SafetensorsSource]:
+    """Build the transformer of a base model in diffusers layout, its tensors still in their files.
 
     Args:
         base: The base model's folder.
         spec: Says which blocks see a subject.
-        device: Where it will compute.
-        dtype: Type of the weights, but for the norms, modulations and time embedding, which
-            diffusers keeps in float32.
         attention: The attention backend under `numerics: normal`.
         compiles: Whether blocks run compiled under `numerics: normal`.
+
+    Returns:
+        The denoiser, and the tensors that `models.blocks` places.
 
     Raises:
         RowError: WEIGHTS, if a file is missing, damaged or does not fit.
     """
-    folder = base / "transformer"
-    transformer = load_component(WanTransformer3DModel, folder, device=device, dtype=dtype)
-    return WanDenoiser(transformer, spec, attention=attention, compiles=compiles)
+    transformer, source = build_component(WanTransformer3DModel, base / "transformer")
+    return WanDenoiser(transformer, spec, attention=attention, compiles=compiles), source
 
 
 def _cross(block: WanTransformerBlock) -> IdentityAttention:

@@ -75,7 +75,9 @@ class ProvenanceRecord:
         memory: Memory tier asked for.
         memory_tier: Memory tier in force.
         memory_rungs: Rungs of the memory ladder in force, comma-separated, in the order taken:
-            free_caches, vae_tiling, offload; "" when none was needed.
+            free_caches, others_wait, stream_quarter, stream_half, stream_all, reproject,
+            blocks_leave, vae_tiling; "" when none was needed. Older records call others_wait
+            offload.
         streamed_blocks: Transformer blocks that waited in host memory and visited the device.
         vae_precision: Floating-point type the clip was decoded in.
         vae_tiled: Whether it was decoded in overlapping tiles.

@@ -99,7 +99,7 @@ class VariantSpec:
     frame_stride: int = 4
     size_multiple: int = 16
     loader: str = "lynx_engine.loading:load_engine"
-    memory_tiers: tuple[str, ...] = ("auto", "resident")
+    memory_tiers: tuple[str, ...] = ("auto", "resident", "balanced", "low")
     speeds: tuple[str, ...] = ("exact",)
     renders_loras: bool = False
     labels: tuple[str, ...] = ("none",)

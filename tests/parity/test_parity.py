@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from lynx_engine.capacity.placement import RESIDENT
 from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.engine import RenderEngine
 from lynx_engine.identity.align import identity_crop, reference_crop
 from lynx_engine.models.attention import NO_ADAPTERS
+from lynx_engine.models.tiers import placement_of_tier
 from lynx_engine.variants import get_variant
 from tests.parity.cases import Case, case_folders, face_tensors, faults, parity_folder, read_case
 
@@ -63,7 +66,7 @@ def loaded(case_folder: Path) -> Iterator[LoadedCase]:
         (weights / "arcface").mkdir()
         torch.save(face_tensors(case.folder), weights / get_variant("lynx_full").face_encoder)
 
-        def load(name: str, **options: str) -> RenderEngine:
+        def load(name: str, **options: Any) -> RenderEngine:
             return RenderEngine.load(
                 replace(get_variant(name), base="base"),
                 weights_dir=weights,
@@ -197,6 +200,19 @@ def test_compiled_latents_are_the_released_ones_to_45_db(loaded: LoadedCase, var
     expected = case.expected[f"{variant.removeprefix('lynx_')}.latents"].astype(np.float64)
     error = np.sqrt(np.square(np.asarray(latents, np.float64) - expected).mean())
     assert 20 * np.log10((expected.max() - expected.min()) / error) >= COMPILED_DB
+
+
+@pytest.mark.parametrize("tier", ["balanced", "low"])
+def test_latents_are_the_released_ones_in_every_tier(loaded: LoadedCase, tier: str) -> None:
+    case = loaded.case
+    for key, engine in (("full", loaded.full), ("lite", loaded.lite)):
+        job = case.job(engine.spec.name)
+        engine.place(placement_of_tier(tier, blocks=engine.denoiser.blocks))
+        try:
+            latents = engine.sample(job, engine.branches(job, case.face()))
+        finally:
+            engine.place(RESIDENT)
+        assert_close(latents, case.expected[f"{key}.latents"], LATENT)
 
 
 def test_frames_are_the_released_ones(loaded: LoadedCase) -> None:

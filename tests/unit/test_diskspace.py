@@ -149,7 +149,13 @@ def test_render_stops_before_any_work_and_the_setting_lets_it_go_on(
     asked: list[object] = []
     monkeypatch.setattr("flows.run.render", lambda plan, **_: asked.append(plan) or sys.exit(9))
     options = RunOptions(
-        skip_bad_rows=False, devices="cpu", cluster="", in_process=True, quiet=True, as_json=False
+        skip_bad_rows=False,
+        devices="cpu",
+        cluster="",
+        in_process=True,
+        low_vram=False,
+        quiet=True,
+        as_json=False,
     )
 
     def render() -> None:

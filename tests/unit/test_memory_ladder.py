@@ -17,15 +17,17 @@ from lynx_engine.engine import RenderEngine, Rendering
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.jobs import Conditions, RenderJob, WorkerFacts
 from lynx_engine.models.checkpoint import ensure_weights
-from lynx_engine.models.device import free_memory_bytes, visiting
-from lynx_engine.models.memory import RUNGS, MemoryLadder, SizedCache, readable_bytes
+from lynx_engine.models.device import free_memory_bytes
+from lynx_engine.models.memory import MemoryLadder, SizedCache, readable_bytes
+from lynx_engine.models.residence import Residence
+from lynx_engine.models.tiers import SAMPLING_RUNGS, TILED_DECODING_RUNGS
 from lynx_engine.provenance.record import _work  # pyright: ignore[reportPrivateUsage]
 from lynx_engine.variants import get_variant
 from tests.support.renders import ASTRONAUT_LANDMARKS, astronaut, make_job
 
+RUNGS = ("first", "second", "third")
 JOB = replace(make_job("tiny"), frames=5, steps=2)
 STRICT = replace(JOB, numerics="strict")
-CUDA = torch.device("cuda:0")
 
 
 def load(weights: Path, device: str = "cpu") -> RenderEngine:
@@ -55,10 +57,11 @@ def tiny(tiny_weights: Path) -> RenderEngine:
 
 
 def part_of(engine: RenderEngine, stage: str) -> tuple[Any, str]:
-    """Return the object and method that does a stage's work, several times in all but text."""
+    """Return the object and method that does a part of a stage's work, several times a job."""
     vae: Any = engine._vae
+    text: Any = engine._text
     return {
-        "text": (engine._text, "encode"),
+        "text": (text._encoder.encoder.block[1], "forward"),
         "denoise": (engine.denoiser, "velocity"),
         "decode": (vae._vae.decoder, "forward"),
     }[stage]
@@ -84,11 +87,14 @@ def run_out_of_memory(
 @pytest.mark.parametrize(
     ("stage", "times", "rungs"),
     [
-        # The second prompt fails; the first is cached until the caches are dropped.
         ("text", 1, ("free_caches",)),
+        ("text", 2, ("free_caches", "others_wait")),
         ("denoise", 1, ("free_caches",)),
-        ("denoise", 2, ("free_caches", "offload")),
+        ("denoise", 2, ("free_caches", "others_wait")),
+        ("denoise", 4, ("free_caches", "others_wait", "stream_quarter", "stream_half")),
+        ("denoise", 6, SAMPLING_RUNGS),
         ("decode", 1, ("free_caches",)),
+        ("decode", 3, ("free_caches", "others_wait", "blocks_leave")),
     ],
 )
 def test_rungs_that_move_no_bit_come_first_and_move_none(
@@ -109,9 +115,10 @@ def test_rungs_that_move_no_bit_come_first_and_move_none(
 def test_strict_job_skips_the_rung_that_moves_bits(
     tiny: RenderEngine, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_out_of_memory(monkeypatch, tiny, "decode", times=2)
+    run_out_of_memory(monkeypatch, tiny, "decode", times=3)
     rendering = render(tiny, STRICT)
-    assert rendering.conditions.memory_rungs == ("free_caches", "offload")
+    assert rendering.conditions.memory_rungs == ("free_caches", "others_wait", "blocks_leave")
+    assert not rendering.conditions.vae_tiled
     np.testing.assert_array_equal(rendering.frames, plain)
 
 
@@ -131,11 +138,14 @@ def test_tiling_is_on_for_the_decode_that_did_not_fit_and_off_for_the_next_job(
     tiny: RenderEngine, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = tiling_flags(monkeypatch, tiny)
-    run_out_of_memory(monkeypatch, tiny, "decode", times=2)
-    assert render(tiny).conditions.memory_rungs == ("free_caches", "vae_tiling")
+    run_out_of_memory(monkeypatch, tiny, "decode", times=4)
+    conditions = render(tiny).conditions
+    assert conditions.memory_rungs == TILED_DECODING_RUNGS
+    assert conditions.vae_tiled
     after = render(tiny)
-    assert flags == [False, False, True, False]
-    assert after.conditions.memory_rungs == ()
+    assert flags == [False, False, False, False, True, False]
+    assert after.conditions.memory_rungs == ("others_wait", "blocks_leave")
+    assert not after.conditions.vae_tiled
     np.testing.assert_array_equal(after.frames, plain)
 
 
@@ -158,11 +168,11 @@ def test_tiled_frames_are_near_the_whole_ones_and_made_of_tiles(
     vae.tile_sample_stride_height = vae.tile_sample_stride_width = 32
     widths: list[int] = []
     vae.decoder.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
-    run_out_of_memory(monkeypatch, tiny, "decode", times=2)
+    run_out_of_memory(monkeypatch, tiny, "decode", times=4)
     rendering = render(tiny)
-    assert rendering.conditions.memory_rungs == ("free_caches", "vae_tiling")
-    # Cells of 8 pixels: two failed tries see the whole width of 8, then tiles of 6 and the rest.
-    assert (set(widths[:4]), set(widths[4:])) == ({8}, {6, 4})
+    assert rendering.conditions.memory_rungs == TILED_DECODING_RUNGS
+    # Cells of 8 pixels: four failed tries see the whole width of 8, then tiles of 6 and the rest.
+    assert (set(widths[:8]), set(widths[8:])) == ({8}, {6, 4})
     difference = rendering.frames.astype(np.float64) - plain
     psnr_db = 10 * np.log10(255**2 / np.square(difference).mean())
     # 28 dB, as a tile of this size sees little; another seed's picture is 13 dB away.
@@ -173,18 +183,18 @@ def test_decode_that_did_not_fit_is_tried_again_without_sampling_again(
     tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = run_out_of_memory(monkeypatch, tiny, "denoise", times=0)
-    run_out_of_memory(monkeypatch, tiny, "decode", times=3)
-    assert render(tiny).conditions.memory_rungs == ("free_caches", "vae_tiling", "offload")
+    run_out_of_memory(monkeypatch, tiny, "decode", times=4)
+    assert render(tiny).conditions.memory_rungs == TILED_DECODING_RUNGS
     assert len(steps) == 3 * JOB.steps
-    assert tiny.counters.vae_decodes == 4
+    assert tiny.counters.vae_decodes == 5
 
 
 def test_each_rung_is_taken_once_a_job_whatever_part_needs_it(
     tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_out_of_memory(monkeypatch, tiny, "denoise", times=2)
-    run_out_of_memory(monkeypatch, tiny, "decode", times=1)
-    assert render(tiny).conditions.memory_rungs == ("free_caches", "offload", "vae_tiling")
+    run_out_of_memory(monkeypatch, tiny, "decode", times=2)
+    assert render(tiny).conditions.memory_rungs == (*SAMPLING_RUNGS[:2], *TILED_DECODING_RUNGS[2:])
 
 
 def test_freed_caches_are_filled_anew(tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,69 +218,48 @@ def test_cleared_cache_has_its_whole_budget_again() -> None:
     assert cache.get_or_make("b", lambda: b"made again") == b"12345"
 
 
-def moves_and_runs(
-    monkeypatch: pytest.MonkeyPatch, network: Any, computing: Any | None = None
-) -> list[str]:
-    """Write down where a network is sent and when it computes; it stays where it is."""
-    told: list[str] = []
-    monkeypatch.setattr(network, "to", lambda place: told.append(str(place)) or network)
-    (computing or network).register_forward_pre_hook(lambda *_: told.append("runs"))
-    return told
-
-
-def test_offloaded_networks_are_on_the_device_only_while_they_compute(
-    tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    face = tiny.embed_face(astronaut(), ASTRONAUT_LANDMARKS)
-    vae: Any = tiny._vae._vae
-    assert tiny.subject is not None
-    told = {
-        "recogniser": moves_and_runs(monkeypatch, tiny.subject.face_encoder),
-        "resampler": moves_and_runs(monkeypatch, tiny.subject.resampler),
-        "autoencoder": moves_and_runs(monkeypatch, vae, vae.decoder),
-        "text encoder": moves_and_runs(monkeypatch, tiny._text._encoder),
-    }
-    tiny.offload()
-    monkeypatch.setattr(tiny, "device", CUDA)
-    monkeypatch.setattr(tiny._vae, "_device", CUDA)
-    tiny.embed_face(astronaut()[:, ::-1], ASTRONAUT_LANDMARKS)
-    tiny.identity_tokens(face)
-    tiny.decode(torch.randn((1, 16, 1, 8, 8), generator=torch.Generator().manual_seed(0)))
-    tiny._text.encode("A person waves.")
-    visit = ["cpu", "cuda:0", "runs", "cpu"]
-    # The text encoder is in host memory from the start; its device is still the CPU here.
-    assert told.pop("text encoder") == ["cpu", "runs", "cpu"]
-    assert told == {"recogniser": visit, "resampler": visit, "autoencoder": visit}
-
-
-def test_network_that_did_not_fit_the_device_waits_where_it_was(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Half of it may have moved: asked again, its first tensor would name the device as its home.
-    network, sent = torch.nn.Linear(2, 2), list[str]()
-
-    def move(place: object) -> None:
-        sent.append(str(place))
-        if place == CUDA:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(network, "to", move)
-    with pytest.raises(torch.OutOfMemoryError), visiting(network, CUDA):
-        pytest.fail("the network is not on the device")
-    assert sent == ["cuda:0", "cpu"]
-
-
-def test_offload_stays_and_is_recorded_until_the_engine_is_replaced(
+def test_what_did_not_fit_stays_below_for_jobs_as_large_and_not_for_smaller_ones(
     tiny: RenderEngine, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        run_out_of_memory(patched, tiny, "denoise", times=2)
+        run_out_of_memory(patched, tiny, "denoise", times=3)
         render(tiny)
     later = render(tiny)
-    assert later.conditions.memory_rungs == ("offload",)
+    assert later.conditions.memory_rungs == ("others_wait", "stream_quarter")
+    assert (later.conditions.memory_tier, later.conditions.streamed_blocks) == ("balanced", 1)
     np.testing.assert_array_equal(later.frames, plain)
+    smaller = render(tiny, replace(JOB, frames=1)).conditions
+    assert (smaller.memory_rungs, smaller.memory_tier) == ((), "resident")
     run_out_of_memory(monkeypatch, tiny, "decode", times=1)
-    assert render(tiny).conditions.memory_rungs == ("offload", "free_caches")
+    again = render(tiny).conditions
+    assert again.memory_rungs == ("others_wait", "stream_quarter", "free_caches")
+
+
+def test_rung_that_a_placement_holds_already_is_not_taken(
+    tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_out_of_memory(monkeypatch, tiny, "denoise", times=2)
+    conditions = render(tiny, replace(JOB, memory="balanced")).conditions
+    assert conditions.memory_rungs == ("free_caches", "stream_all")
+    assert (conditions.memory_tier, conditions.streamed_blocks) == ("low", 4)
+
+
+def test_model_that_does_not_fit_while_it_loads_is_loaded_lower(
+    tiny_weights: Path, plain: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A device with room for all but the matrices of two of the four blocks.
+    bring = Residence.bring
+
+    def into_little_room(self: Residence, numbers: dict[str, torch.Tensor | None]) -> None:
+        bring(self, numbers)
+        if len([n for n in self._present if n.startswith("blocks.") and n.endswith("weight")]) > 45:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(Residence, "bring", into_little_room)
+    rendering = render(load(tiny_weights))
+    assert rendering.conditions.memory_rungs == ("others_wait", "stream_quarter", "stream_half")
+    assert rendering.conditions.memory_tier == "balanced"
+    np.testing.assert_array_equal(rendering.frames, plain)
 
 
 FIGURES = r"Peak memory [\d.]+ [KMG]iB; [\d.]+ [MGT]iB of [\d.]+ [GT]iB free on cpu\."
@@ -279,9 +268,9 @@ FIGURES = r"Peak memory [\d.]+ [KMG]iB; [\d.]+ [MGT]iB of [\d.]+ [GT]iB free on 
 @pytest.mark.parametrize(
     ("job", "stage", "tried"),
     [
-        (JOB, "decode", "free_caches, vae_tiling, offload"),
-        (JOB, "denoise", "free_caches, offload"),
-        (STRICT, "decode", "free_caches, offload"),
+        (JOB, "decode", ", ".join(TILED_DECODING_RUNGS)),
+        (JOB, "denoise", ", ".join(SAMPLING_RUNGS)),
+        (STRICT, "decode", "free_caches, others_wait, blocks_leave"),
     ],
 )
 def test_job_that_fits_nowhere_names_the_rungs_the_peak_and_the_free_memory(
@@ -308,17 +297,22 @@ def test_job_that_fits_nowhere_names_the_rungs_the_peak_and_the_free_memory(
 def test_each_rung_is_logged_before_it_is_tried(
     tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_out_of_memory(monkeypatch, tiny, "decode", times=3)
+    run_out_of_memory(monkeypatch, tiny, "decode", times=4)
     render(tiny)
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
-    for message, rung in zip(caplog.messages, RUNGS, strict=True):
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 4
+    for message, rung in zip(caplog.messages, TILED_DECODING_RUNGS, strict=True):
         assert message.startswith("5 frames of 64x64 did not fit. Peak memory")
         assert message.endswith(f"Trying again with {rung}.")
 
 
 def failing_with(failure: Callable[[], None], *, job: str = "it") -> tuple[MemoryLadder, list[str]]:
     taken: list[str] = []
-    ladder = MemoryLadder(taken.append, what=f"{job} did not fit", device=torch.device("cpu"))
+
+    def take(rung: str) -> bool:
+        taken.append(rung)
+        return True
+
+    ladder = MemoryLadder(take, what=f"{job} did not fit", device=torch.device("cpu"))
     with pytest.raises(RowError):
         ladder.fit(failure, rungs=RUNGS)
     return ladder, taken
@@ -372,7 +366,7 @@ def test_failed_decode_leaves_no_frames_in_the_autoencoder(
     monkeypatch.setattr(owner, method, fail_after_the_work)
     with pytest.raises(RowError):
         render(tiny)
-    assert filled == [True] * 4
+    assert filled == [True] * 5
     assert not any(tensor is not None for tensor in vae._feat_map)
 
 
@@ -401,17 +395,19 @@ def test_record_lists_the_rungs_in_order() -> None:
     facts = WorkerFacts(
         device="cuda:0",
         device_name="test",
-        conditions=Conditions(attention_backend="native", memory_rungs=("free_caches", "offload")),
+        conditions=Conditions(
+            attention_backend="native", memory_rungs=("free_caches", "others_wait")
+        ),
         stages_s={},
         threads=1,
         peak_memory_bytes=10,
         weights={},
     )
-    assert _work(facts)["memory_rungs"] == "free_caches,offload"
+    assert _work(facts)["memory_rungs"] == "free_caches,others_wait"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_offload_frees_the_device_and_moves_no_bit_there(
+def test_waiting_weights_free_the_device_and_move_no_bit_there(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load(tiny_weights, "cuda:0")
@@ -419,10 +415,6 @@ def test_offload_frees_the_device_and_moves_no_bit_there(
     resident = torch.cuda.memory_allocated()
     run_out_of_memory(monkeypatch, engine, "decode", times=2)
     rendering = render(engine, STRICT)
-    assert rendering.conditions.memory_rungs == ("free_caches", "offload")
+    assert rendering.conditions.memory_rungs == ("free_caches", "others_wait")
     np.testing.assert_array_equal(rendering.frames, before)
-    vae: Any = engine._vae._vae
-    assert engine.subject is not None
-    for network in (vae, engine.subject.resampler, engine.subject.face_encoder):
-        assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}
     assert torch.cuda.memory_allocated() < resident

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lynx_engine import recipes
+from lynx_engine.cli.render import with_memory
 from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.manifest.read import read_manifest
@@ -142,7 +143,6 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
         ("frames: 80", "frames is 80; tiny renders 4k + 1 frames. Use 77 or 81."),
         ("frames: 2", "frames is 2; tiny renders 4k + 1 frames. Use 1 or 5."),
         ("size: 60x70", "size is 60x70; tiny renders sides that are multiples of 16. Use 64x64."),
-        ("memory: low", "memory is low; in this version tiny offers auto or resident"),
         ("speed: cache", "speed is cache; in this version tiny offers exact"),
         ("label: eu", "label is eu; in this version tiny offers none"),
         ("loras: [{weights: a.st}]", "in this version tiny renders without LoRAs; remove loras"),
@@ -362,3 +362,20 @@ def test_missing_weights_are_told_beside_the_other_faults_of_the_row() -> None:
     assert any("frames is 80" in letter for letter in found)
     assert any("m.yaml:6: lynx_full: its weights are missing" in letter for letter in found)
     assert any("safety: acknowledged-off" in letter for letter in found)
+
+
+@pytest.mark.parametrize("tier", ["auto", "resident", "balanced", "low"])
+def test_memory_tier_reaches_the_job_and_leaves_its_id(tier: str) -> None:
+    row = "rows:\n  - {subject: host, text: x, variant: tiny"
+    (with_tier,) = plan(f"{row}, memory: {tier}}}").to_run
+    (without,) = plan(f"{row}}}").to_run
+    assert with_tier.job.memory == tier
+    assert with_tier.job.job_id == without.job.job_id
+
+
+def test_lowvram_renders_every_row_low_and_leaves_the_ids() -> None:
+    rows = "rows:\n  - {subject: host, text: x, variant: tiny}\n  - {subject: host, text: y, "
+    planned = plan(f"{rows}variant: tiny, memory: resident}}")
+    low = with_memory(planned, "low")
+    assert [p.job.memory for p in low.to_run] == ["low", "low"]
+    assert [p.job.job_id for p in low.to_run] == [p.job.job_id for p in planned.to_run]
