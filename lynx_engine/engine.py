@@ -7,6 +7,7 @@ campaign or other process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lynx_engine.diffusion.guidance import Guidance, IdentityGuidance, TextGuidance
+from lynx_engine.diffusion.guidance import (
+    DistilledGuidance,
+    Guidance,
+    IdentityGuidance,
+    TextGuidance,
+)
 from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
 from lynx_engine.diffusion.schedule import start_schedule
@@ -25,6 +31,7 @@ from lynx_engine.identity.align import REFERENCE_CROP_PX
 from lynx_engine.identity.embed import SubjectFace, embed_face
 from lynx_engine.jobs import Conditions
 from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
+from lynx_engine.models.caching import step_cache
 from lynx_engine.models.checkpoint import read_config, weights_error
 from lynx_engine.models.device import (
     PRECISIONS,
@@ -34,6 +41,7 @@ from lynx_engine.models.device import (
     reproducible,
     visiting,
 )
+from lynx_engine.models.loras import LoraShelf, without_loras
 from lynx_engine.models.memory import (
     BIT_NEUTRAL_RUNGS,
     FREE_CACHES,
@@ -49,6 +57,7 @@ from lynx_engine.models.text import REFERENCE_PROMPT, TextEncoder, load_text_enc
 from lynx_engine.models.vae import VideoAutoencoder, checked_frames, load_vae
 from lynx_engine.models.wan import WanDenoiser, load_denoiser
 from lynx_engine.rendering import OnStage, Rendering
+from lynx_engine.speed import DISTILLED, is_cached
 
 if TYPE_CHECKING:
     from lynx_engine.jobs import RenderJob
@@ -75,6 +84,7 @@ class WorkCounters:
     reference_passes: int = 0
     kv_sets: int = 0
     vae_decodes: int = 0
+    cached_passes: int = 0
 
 
 class RenderEngine:
@@ -96,6 +106,7 @@ class RenderEngine:
         self.device = device
         self.counters = WorkCounters(model_loads=1)
         self.denoiser = denoiser
+        self._loras = LoraShelf(denoiser.transformer, device)
         self._scheduler_config = scheduler_config
         self._text = text
         self._vae = vae
@@ -195,6 +206,7 @@ class RenderEngine:
             with clock.stage("decode"):
                 return self.decode(latents, tiled=VAE_TILING in ladder.taken)
 
+        cached_before = self.counters.cached_passes
         with reproducible(job.numerics):
             latents = ladder.fit(
                 partial(self._make_latents, job, face, clock), rungs=BIT_NEUTRAL_RUNGS
@@ -206,7 +218,9 @@ class RenderEngine:
             stages_s=clock.stages_s,
             peak_memory_bytes=peak_memory_bytes(self.device),
             conditions=Conditions(
-                attention_backend=self.denoiser.backend, memory_rungs=ladder.taken
+                attention_backend=self.denoiser.backend,
+                memory_rungs=ladder.taken,
+                cached_passes=self.counters.cached_passes - cached_before,
             ),
         )
 
@@ -264,7 +278,9 @@ class RenderEngine:
             else:
                 latent = self._vae.encode_still(face.reference_crop, seed=seed + 1)
             text = self.encode_text(REFERENCE_PROMPT)
-            features = self.denoiser.reference_features(latent, text=text)
+            # Its adapter has learned the base model's; and jobs without the LoRA share them.
+            with without_loras(self.denoiser.transformer):
+                features = self.denoiser.reference_features(latent, text=text)
             return tuple(feature.cpu() for feature in features)
 
         return self._references.get_or_make((face.digest if face else "", seed), make)
@@ -287,25 +303,22 @@ class RenderEngine:
     def branches(self, job: RenderJob, face: SubjectFace | None) -> tuple[Branch, ...]:
         """Return the predictions of one step, in the order of the spec.
 
-        The subject's keys and values are made here, once a job: one set with the subject, one
-        without.
+        The subject's keys and values are made here, once a job: a set with and one without it.
         """
-        prompt, negative = self.encode_text(job.prompt), self.encode_text(job.negative_prompt)
-        unconditional = subject = NO_ADAPTERS
-        if self.spec.uses_subject:
-            unconditional, subject = self.adapters(job, None), self.adapters(job, face)
-        inputs = {
-            "unconditional": (negative, unconditional),
-            "identity": (negative, subject),
-            "full": (prompt, subject),
-            "text": (prompt, NO_ADAPTERS),
-        }
+        names = self.spec.branches_at(job.speed)
+        prompt = self.encode_text(job.prompt)
+        subject = self.adapters(job, face) if self.spec.uses_subject else NO_ADAPTERS
+        inputs = {"full": (prompt, subject), "text": (prompt, NO_ADAPTERS)}
+        if "unconditional" in names:
+            negative = self.encode_text(job.negative_prompt)
+            nobody = self.adapters(job, None) if self.spec.uses_subject else NO_ADAPTERS
+            inputs |= {"unconditional": (negative, nobody), "identity": (negative, subject)}
 
         def branch(name: str) -> Branch:
             text, adapters = inputs[name]
             return partial(self.denoiser.velocity, text=text, adapters=adapters)
 
-        return tuple(branch(name) for name in self.spec.branches)
+        return tuple(branch(name) for name in names)
 
     @torch.inference_mode()
     def sample(
@@ -317,13 +330,17 @@ class RenderEngine:
     ) -> torch.Tensor:
         """Return the clip's latents, float32 [1, 16, T, h, w]."""
         shape = latent_shape(job.frames, job.size, frame_stride=self.spec.frame_stride)
-        return sample(
-            draw_noise(shape, seed=job.seed).to(self.device),
-            branches,
-            schedule=start_schedule(self._scheduler_config, steps=job.steps),
-            guidance=guidance_of(job, self.spec),
-            on_step=on_step,
-        )
+        threshold = self.spec.cache_threshold if is_cached(job.speed) else None
+        with step_cache(self.denoiser.transformer, threshold=threshold) as cache:
+            latents = sample(
+                draw_noise(shape, seed=job.seed).to(self.device),
+                cache.over(self.spec.branches_at(job.speed), branches),
+                schedule=start_schedule(self._scheduler_config, steps=job.steps),
+                guidance=guidance_of(job, self.spec),
+                on_step=on_step,
+            )
+        self.counters.cached_passes += cache.passes
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor, *, tiled: bool = False) -> npt.NDArray[np.uint8]:
@@ -340,12 +357,15 @@ class RenderEngine:
     ) -> torch.Tensor:
         """Return the clip's latents; all else that was made for them is dropped."""
         with clock.stage("text"):
-            for prompt in (job.prompt, job.negative_prompt):
+            # The one branch of a distilled job has no negative prompt.
+            for prompt in (job.prompt, job.negative_prompt)[: 2 - (job.speed == DISTILLED)]:
                 self.encode_text(prompt)
-        with clock.stage("subject"):
-            branches = self.branches(job, face)
-        with clock.stage("denoise"):
-            return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
+        with ExitStack() as stack:
+            with clock.stage("subject"):
+                stack.enter_context(self._loras.laid_over(job.loras))
+                branches = self.branches(job, face)
+            with clock.stage("denoise"):
+                return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
 
     def _take_rung(self, rung: str) -> None:
         # Tiling is an argument of the decode, so that nothing is left to undo.
@@ -361,7 +381,9 @@ class RenderEngine:
 
 
 def guidance_of(job: RenderJob, spec: VariantSpec) -> Guidance:
-    """Return the guidance over the spec's branches, at the job's scales."""
+    """Return the guidance over the job's branches, at its scales."""
+    if job.speed == DISTILLED:
+        return DistilledGuidance()
     if "identity" in spec.branches:
         return IdentityGuidance(text=job.guidance_text, identity=job.guidance_identity)
     return TextGuidance(text=job.guidance_text)
