@@ -30,6 +30,7 @@ MAX_BYTES = 4_000_000_000
 _MAX_HEADER_BYTES = 16_000_000
 _CHUNK_BYTES = 1 << 20
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_SCALAR_WIDTHS = {**_WIDTHS, "F64": 8, "I64": 8, "I32": 4}  # of alpha
 _NAMES_SHOWN = 20
 # Where diffusers notes the rank and alpha of an adapter it saved.
 METADATA_KEY = "lora_adapter_metadata"
@@ -128,14 +129,18 @@ def _tensors(path: Path, header: bytes, data_bytes: int) -> dict[str, Shape]:
             f"is incomplete: its header speaks of {total:,} bytes of numbers and {data_bytes:,} "
             "are there. Download or export it again",
         )
-    kinds = {str(dtype) for dtype, *_ in found.values()} - _WIDTHS.keys()
+    kinds = {
+        str(dtype)
+        for dtype, shape, *_ in found.values()
+        if dtype not in (_WIDTHS if shape else _SCALAR_WIDTHS)
+    }
     if kinds:
         raise lora_error(
             path, f"holds {', '.join(sorted(kinds))} numbers. Save it as BF16, F16 or F32"
         )
     for name, (dtype, shape, begin, end) in found.items():
         whole = all(isinstance(n, int) and n >= 0 for n in shape)
-        if not whole or math.prod(shape) * _WIDTHS[dtype] != end - begin:
+        if not whole or math.prod(shape) * _SCALAR_WIDTHS[dtype] != end - begin:
             raise lora_error(path, f"has a damaged header at {name}. Download or export it again")
     return {name: shape for name, (_, shape, _, _) in found.items()}
 

@@ -79,8 +79,9 @@ class LoraShelf:
         before = vars(model).keys() & set(_TRACES)
         try:
             with without_side_effects(), warnings.catch_warnings():
-                # PEFT warns of the second adapter on a model; here it is meant.
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                # PEFT warns of a second adapter, which is meant, and of one it drops when a file
+                # does not fit, which the error tells.
+                warnings.simplefilter("ignore", UserWarning)
                 for number, lora in enumerate(loras):
                     self._lay(lora, f"lora{number}")
                 model.set_adapters(
