@@ -106,7 +106,7 @@ class RenderEngine:
         self.device = device
         self.counters = WorkCounters(model_loads=1)
         self.denoiser = denoiser
-        self._loras = LoraShelf(denoiser.transformer, device)
+        self.loras = LoraShelf(denoiser.transformer, device)
         self._scheduler_config = scheduler_config
         self._text = text
         self._vae = vae
@@ -362,7 +362,7 @@ class RenderEngine:
                 self.encode_text(prompt)
         with ExitStack() as stack:
             with clock.stage("subject"):
-                stack.enter_context(self._loras.laid_over(job.loras))
+                stack.enter_context(self.loras.laid_over(job.loras))
                 branches = self.branches(job, face)
             with clock.stage("denoise"):
                 return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))

@@ -127,7 +127,7 @@ class _Predecessors:
 
     An attempt whose request is still in the plan is replaced by nothing. Where rows share their
     names, as an exact one and one with a LoRA do, an edited one replaces the latest other attempt
-    of these names that differs in one field alone. The names of table
+    of these names that differs in one field alone, if there is one. The names of table
     prompts come from their text, so an edited prompt has another name: the only row with new names
     among those of one subject, seed and variant counts as an edit of the row that vanished from
     them, the latest one if it was edited before.
@@ -137,7 +137,8 @@ class _Predecessors:
         self._latest = past.latest
         self._by_job = past.by_job
         self._planned_ids = frozenset(job.job_id for job in jobs)
-        planned_keys = frozenset(job.row_key for job in jobs)
+        self._sharing = Counter(job.row_key for job in jobs)
+        planned_keys = self._sharing.keys()
         fresh = [job.row_key for job in jobs if job.row_key not in past.latest]
         vanished = [
             key
@@ -153,8 +154,9 @@ class _Predecessors:
         key = job.row_key
         same_names = self._latest.get(key)
         if same_names is not None:
+            near = self._near(job) if self._sharing[key] > 1 else None
             is_planned = same_names.job_id in self._planned_ids
-            return self._near(job) if is_planned else same_names
+            return near or (None if is_planned else same_names)
         rest = _unnamed(key)
         return self._vanished.get(rest) if self._fresh[rest] == 1 else None
 

@@ -49,7 +49,7 @@ def frames_of(engine: RenderEngine, *loras: Lora, **changes: object) -> np.ndarr
 def velocity(engine: RenderEngine, *loras: Lora) -> torch.Tensor:
     latents = torch.randn((1, 16, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     text = engine.encode_text("A person waves.")
-    with engine._loras.laid_over(loras), torch.inference_mode():
+    with engine.loras.laid_over(loras), torch.inference_mode():
         return engine.denoiser.velocity(latents, AT, text=text)
 
 
@@ -144,12 +144,12 @@ def test_biases_and_left_out_norms_of_public_distilled_loras_load(
     to_q = engine.denoiser.transformer.get_submodule("blocks.0.attn1.to_q")
     assert isinstance(to_q, torch.nn.Linear)
     with torch.no_grad():
-        to_q.bias += bias
+        to_q.bias.add_(bias)
     try:
         exact = added_to_the_weights(engine, factors(layers), 1.0)
     finally:
         with torch.no_grad():
-            to_q.bias -= bias
+            to_q.bias.sub_(bias)
     assert relative(velocity(engine, lora_of(path)) - exact, exact) < 1e-5
     assert "1 tensors are left out, as diffusers' loader leaves them" in caplog.text
     assert "norm_k.diff" in caplog.text
@@ -187,7 +187,7 @@ def test_reference_features_are_the_base_models_whatever_is_laid_over_it(
     plain = engine.reference_features(face, seed=9)
     engine.free_caches()
     base = velocity(engine)
-    with engine._loras.laid_over([lora]):
+    with engine.loras.laid_over([lora]):
         laid = engine.reference_features(face, seed=9)
         assert not torch.equal(velocity(engine), base)
         with without_loras(engine.denoiser.transformer):

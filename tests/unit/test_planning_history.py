@@ -330,6 +330,16 @@ def test_an_edited_lora_is_named_though_other_rows_share_its_names(latest: int) 
     assert len(again.done) == 2
 
 
+def test_two_rows_of_the_same_names_edited_at_once_each_tell_their_own_change() -> None:
+    both = SHARED + (
+        "  - {subject: host, text: A person waves., seed: 1, steps: 9,"
+        " loras: [{weights: a.st, scale: 2}]}\n"
+    )
+    attempts = [attempt(p.job) for p in plan(both, with_lora(FACTS, "old")).to_run]
+    again = plan(both, with_lora(after(*attempts), "new"))
+    assert [p.why for p in again.to_run] == ["changed: loras changed"] * 2
+
+
 def test_a_row_added_under_names_that_are_there_is_new() -> None:
     first = plan(SHARED, with_lora(FACTS, "a")).to_run[0].job
     fewer = attempt(replace(first, steps=3, crf=20))
