@@ -36,8 +36,9 @@ unit: $(VENV)/.installed-test
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults
 
-bench: $(VENV)/.installed-test  ## Measure orchestration and fan-out on an idle machine
+bench: $(VENV)/.installed-test  ## Measure orchestration, fan-out and shortcuts on an idle machine
 	$(BIN)/python -m tests.benchmarks.bench_fanout
+	$(BIN)/python -m tests.benchmarks.bench_speed
 
 schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
 	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json
