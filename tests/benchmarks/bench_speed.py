@@ -5,8 +5,8 @@
 Prints a table, and one JSON line last. A made model of random weights: its seconds compare, its
 pictures say nothing of quality. At which threshold a cache skips depends on the weights, so here
 the threshold is one at which about a third of the predictions are skipped; that share stands
-beside the gain. The made LoRA was never trained to render in few steps, so the PSNR of `distilled` shows
-only that it samples otherwise. On a CPU seconds are the processor's, on a GPU the clock's.
+beside the gain. The made LoRA was never trained to render in few steps, so the PSNR of `distilled`
+shows only that it samples otherwise. On a CPU seconds are the processor's, on a GPU the clock's.
 """
 
 from __future__ import annotations
