@@ -55,7 +55,10 @@ class _Adapter:
 
 
 class LoraShelf:
-    """The LoRAs that one transformer was given, those used last kept in host memory."""
+    """The LoRAs that one transformer was given; those used last are kept in host memory.
+
+    They are known by content: one that is there needs its file no more.
+    """
 
     def __init__(self, transformer: WanTransformer3DModel, device: torch.device) -> None:
         """Serve `transformer`, which computes on `device`."""
