@@ -72,7 +72,7 @@ def model_of(job: RenderJob) -> Model:
 
 def work_of(job: RenderJob) -> int:
     """Return the relative length of a job: pixels times steps times predictions a step."""
-    return job.cost * len(get_variant(job.variant).branches)
+    return job.cost * len(get_variant(job.variant).branches_at(job.speed))
 
 
 class Dispatcher:

@@ -7,7 +7,8 @@ campaign or other process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +18,28 @@ import numpy.typing as npt
 import torch
 
 from lynx_engine.capacity.placement import RESIDENT, Placement
-from lynx_engine.diffusion.guidance import Guidance, IdentityGuidance, TextGuidance
+from lynx_engine.conditioning import Conditioning
+from lynx_engine.diffusion.guidance import (
+    DistilledGuidance,
+    Guidance,
+    IdentityGuidance,
+    TextGuidance,
+)
 from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
 from lynx_engine.diffusion.schedule import start_schedule
-from lynx_engine.digest import digest_bytes
-from lynx_engine.identity.align import REFERENCE_CROP_PX
-from lynx_engine.identity.embed import SubjectFace, embed_face
+from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.jobs import Conditions
-from lynx_engine.models.attention import NO_ADAPTERS, AdapterKV
+from lynx_engine.models.attention import NO_ADAPTERS
+from lynx_engine.models.caching import step_cache
 from lynx_engine.models.device import (
     StageClock,
-    memory_errors,
     peak_memory_bytes,
     reproducible,
 )
-from lynx_engine.models.memory import MemoryLadder, SizedCache, bytes_of
-from lynx_engine.models.text import REFERENCE_PROMPT, pad_text
+from lynx_engine.models.loras import LoraShelf
+from lynx_engine.models.memory import MemoryLadder
+from lynx_engine.models.text import REFERENCE_PROMPT
 from lynx_engine.models.tiers import (
     DECODING_RUNGS,
     FREE_CACHES,
@@ -44,16 +50,11 @@ from lynx_engine.models.tiers import (
 from lynx_engine.models.vae import checked_frames
 from lynx_engine.parts import EngineParts, WorkCounters, load_parts
 from lynx_engine.rendering import OnStage, Rendering
+from lynx_engine.speed import DISTILLED, is_cached
 
 if TYPE_CHECKING:
     from lynx_engine.jobs import RenderJob
-    from lynx_engine.models.subject import SubjectModels
     from lynx_engine.variants.spec import VariantSpec
-
-# At 14B a prompt is some 1 MB (its real tokens only) and a subject's features 105 MB.
-_TEXT_CACHE_BYTES = 1 << 30
-_REFERENCE_CACHE_BYTES = 4 << 30
-_FACE_CACHE_BYTES = 64 << 20
 
 
 class RenderEngine:
@@ -65,19 +66,12 @@ class RenderEngine:
         self.device = parts.device
         self.counters = WorkCounters(model_loads=1)
         self.denoiser = parts.denoiser
+        self.conditioning = Conditioning(spec, parts, self.counters)
+        self.loras = LoraShelf(parts.denoiser.transformer, parts.device)
         self._scheduler_config = parts.scheduler_config
-        self._text = parts.text
         self._vae = parts.vae
-        self.subject = parts.subject
         self._placer = parts.placer
         self._decode_precision = ""
-        self._texts = SizedCache[torch.Tensor](_TEXT_CACHE_BYTES, bytes_of)
-        self._references = SizedCache[tuple[torch.Tensor, ...]](
-            _REFERENCE_CACHE_BYTES, lambda features: sum(map(bytes_of, features))
-        )
-        self._faces = SizedCache[SubjectFace](
-            _FACE_CACHE_BYTES, lambda face: face.reference_crop.nbytes
-        )
 
     @classmethod
     def load(
@@ -138,30 +132,8 @@ class RenderEngine:
         ladder.fit(self._placer.apply, rungs=SAMPLING_RUNGS)
 
     def embed_face(self, photo: npt.NDArray[np.uint8], landmarks: npt.ArrayLike) -> SubjectFace:
-        """Recognise one face; the same photo and landmarks are recognised once.
-
-        Args:
-            photo: RGB uint8 [H, W, 3].
-            landmarks: [5, 2], (x, y) in pixels: eyes, nose, mouth corners, left to right.
-
-        Raises:
-            RowError: OUT_OF_MEMORY.
-            ValueError: If the variant has no identity.
-        """
-        subject = self._subject_models()
-        points = np.ascontiguousarray(landmarks, dtype=np.float32)
-        key = (photo.shape, digest_bytes(np.ascontiguousarray(photo).data), points.tobytes())
-
-        def make() -> SubjectFace:
-            self.counters.face_runs += 1
-            stays = not self._placer.placement.others_wait
-            with (
-                memory_errors("the recogniser did not fit"),
-                subject.recognising(stays=stays) as encoder,
-            ):
-                return embed_face(photo, points, encoder)
-
-        return self._faces.get_or_make(key, make)
+        """Recognise one face; see `Conditioning.embed_face`."""
+        return self.conditioning.embed_face(photo, landmarks)
 
     def render(
         self, job: RenderJob, face: SubjectFace | None, *, on_stage: OnStage | None = None
@@ -199,6 +171,7 @@ class RenderEngine:
             with clock.stage("decode"):
                 return self._decode_row(job, latents)
 
+        cached_before = self.counters.cached_passes
         with reproducible(job.numerics):
             latents = ladder.fit(
                 partial(self._make_latents, job, face, clock), rungs=SAMPLING_RUNGS
@@ -220,103 +193,31 @@ class RenderEngine:
                 memory_rungs=ladder.taken,
                 vae_precision=precision,
                 vae_tiled=placement.vae_tiled,
+                cached_passes=self.counters.cached_passes - cached_before,
             ),
-        )
-
-    def free_caches(self) -> None:
-        """Forget the texts, reference features and faces of earlier jobs."""
-        for cache in (self._texts, self._references, self._faces):
-            cache.clear()
-
-    def encode_text(self, prompt: str) -> torch.Tensor:
-        """Return text tokens [1, 512, D_text] of a prompt; each string is encoded once."""
-        return self.encode_texts((prompt,))[0]
-
-    @torch.inference_mode()
-    def encode_texts(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """Return text tokens [1, 512, D_text] of each prompt, from one pass of the weights.
-
-        The tokens of a prompt are the same whichever others it is encoded with.
-        """
-
-        def make(missing: Sequence[int]) -> list[torch.Tensor]:
-            made = self._text.encode([prompts[n] for n in missing])
-            self.counters.text_encodes += len(made)
-            return [tokens.cpu() for tokens in made]
-
-        found = self._texts.get_or_make_all(prompts, make)
-        return [pad_text(tokens).to(self.device) for tokens in found]
-
-    @torch.inference_mode()
-    def identity_tokens(self, face: SubjectFace | None) -> torch.Tensor:
-        """Return identity tokens [1, 16, D_in]; None stands for the zero embedding."""
-        subject = self._subject_models()
-        if face is None:
-            embedding = torch.zeros(1, subject.resampler.embedding_width)
-        else:
-            # Copied: an array from another process may be read-only, which torch warns of.
-            embedding = torch.tensor(face.embedding)[None]
-        return subject.identity_tokens(embedding)
-
-    @torch.inference_mode()
-    def reference_features(
-        self, face: SubjectFace | None, *, seed: int
-    ) -> tuple[torch.Tensor, ...]:
-        """Return one feature a block, [1, 256, D]; None stands for the mid-grey picture.
-
-        The picture's latent is drawn with `seed` + 1. Each (subject, seed) and each seed without a
-        subject is run once and kept in host memory.
-        """
-
-        def make() -> tuple[torch.Tensor, ...]:
-            self.counters.reference_passes += 1
-            if face is None:
-                latent = self._vae.encode_grey(REFERENCE_CROP_PX, seed=seed + 1)
-            else:
-                latent = self._vae.encode_still(face.reference_crop, seed=seed + 1)
-            text = self.encode_text(REFERENCE_PROMPT)
-            features = self.denoiser.reference_features(latent, text=text)
-            return tuple(feature.cpu() for feature in features)
-
-        return self._references.get_or_make((face.digest if face else "", seed), make)
-
-    @torch.inference_mode()
-    def adapters(self, job: RenderJob, face: SubjectFace | None) -> AdapterKV:
-        """Return a branch's adapter keys and values; None stands for no subject."""
-        self.counters.kv_sets += 1
-        features: tuple[torch.Tensor, ...] = ()
-        if self.spec.uses_reference and job.scale_reference != 0:
-            features = self.reference_features(face, seed=job.seed)
-        return self._subject_models().project(
-            self.identity_tokens(face),
-            features,
-            self.denoiser,
-            scale_identity=job.scale_identity,
-            scale_reference=job.scale_reference,
         )
 
     def branches(self, job: RenderJob, face: SubjectFace | None) -> tuple[Branch, ...]:
         """Return the predictions of one step, in the order of the spec.
 
-        The subject's keys and values are made here, once a job: one set with the subject, one
-        without.
+        The subject's keys and values are made here, once a job: a set with and one without it.
         """
-        prompt, negative = self.encode_text(job.prompt), self.encode_text(job.negative_prompt)
-        unconditional = subject = NO_ADAPTERS
-        if self.spec.uses_subject:
-            unconditional, subject = self.adapters(job, None), self.adapters(job, face)
-        inputs = {
-            "unconditional": (negative, unconditional),
-            "identity": (negative, subject),
-            "full": (prompt, subject),
-            "text": (prompt, NO_ADAPTERS),
-        }
+        names, made = self.spec.branches_at(job.speed), self.conditioning
+        prompt = made.encode_text(job.prompt)
+        subject = made.adapters(job, face) if self.spec.uses_subject else NO_ADAPTERS
+        inputs = {"full": (prompt, subject), "text": (prompt, NO_ADAPTERS)}
+        if "unconditional" in names:
+            negative = self.conditioning.encode_text(job.negative_prompt)
+            nobody = (
+                self.conditioning.adapters(job, None) if self.spec.uses_subject else NO_ADAPTERS
+            )
+            inputs |= {"unconditional": (negative, nobody), "identity": (negative, subject)}
 
         def branch(name: str) -> Branch:
             text, adapters = inputs[name]
             return partial(self.denoiser.velocity, text=text, adapters=adapters, branch=name)
 
-        return tuple(branch(name) for name in self.spec.branches)
+        return tuple(branch(name) for name in names)
 
     @torch.inference_mode()
     def sample(
@@ -328,15 +229,21 @@ class RenderEngine:
     ) -> torch.Tensor:
         """Return the clip's latents, float32 [1, 16, T, h, w]."""
         shape = latent_shape(job.frames, job.size, frame_stride=self.spec.frame_stride)
-        with self.denoiser.clip(job.numerics):
-            return sample(
+        threshold = self.spec.cache_threshold if is_cached(job.speed) else None
+        with (
+            self.denoiser.clip(job.numerics),
+            step_cache(self.denoiser.transformer, threshold=threshold) as cache,
+        ):
+            latents = sample(
                 draw_noise(shape, seed=job.seed).to(self.device),
-                branches,
+                cache.over(self.spec.branches_at(job.speed), branches),
                 schedule=start_schedule(self._scheduler_config, steps=job.steps),
                 guidance=guidance_of(job, self.spec),
                 one_step=self.denoiser.step,
                 on_step=on_step,
             )
+        self.counters.cached_passes += cache.passes
+        return latents
 
     @torch.inference_mode()
     def decode(
@@ -370,15 +277,18 @@ class RenderEngine:
             with clock.stage("load"):
                 self._placer.apply()
         self._placer.apply()
-        texts = [job.prompt, job.negative_prompt]
+        # The one branch of a distilled job has no negative prompt.
+        texts = [job.prompt, *(() if job.speed == DISTILLED else (job.negative_prompt,))]
         if self.spec.uses_reference and job.scale_reference != 0:
             texts.append(REFERENCE_PROMPT)
         with clock.stage("text"):
-            self.encode_texts(texts)
-        with clock.stage("subject"):
-            branches = self.branches(job, face)
-        with clock.stage("denoise"):
-            return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
+            self.conditioning.encode_texts(texts)
+        with ExitStack() as stack:
+            with clock.stage("subject"):
+                stack.enter_context(self.loras.laid_over(job.loras))
+                branches = self.branches(job, face)
+            with clock.stage("denoise"):
+                return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
 
     def _decode_row(
         self, job: RenderJob, latents: torch.Tensor
@@ -392,18 +302,15 @@ class RenderEngine:
 
     def _take_rung(self, rung: str, *, job_size: int) -> bool:
         if rung == FREE_CACHES:
-            self.free_caches()
+            self.conditioning.free_caches()
             return True
         return self._placer.step_down(rung, job_size=job_size)
 
-    def _subject_models(self) -> SubjectModels:
-        if self.subject is None:
-            raise ValueError(f"{self.spec.name} renders without a subject")
-        return self.subject
-
 
 def guidance_of(job: RenderJob, spec: VariantSpec) -> Guidance:
-    """Return the guidance over the spec's branches, at the job's scales."""
+    """Return the guidance over the job's branches, at its scales."""
+    if job.speed == DISTILLED:
+        return DistilledGuidance()
     if "identity" in spec.branches:
         return IdentityGuidance(text=job.guidance_text, identity=job.guidance_identity)
     return TextGuidance(text=job.guidance_text)

@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
         IMAGE: The subject photo cannot be read as the picture it claims to be.
         FACE: No face, several faces, or a face too small in the subject photo.
         WEIGHTS: A weight file is missing, incomplete or does not fit the model.
+        LORA: A LoRA file changed, cannot be read or does not fit the model.
         ENCODER: ffmpeg failed or wrote nothing usable.
         BAD_CLIP: The clip decoded to a wrong count, size or rate, or to a blank picture.
         BAD_FRAMES: The model produced NaN or a picture without content.
@@ -47,6 +48,7 @@ class ErrorCode(StrEnum):
     IMAGE = "image"
     FACE = "face"
     WEIGHTS = "weights"
+    LORA = "lora"
     ENCODER = "encoder"
     BAD_CLIP = "bad_clip"
     BAD_FRAMES = "bad_frames"

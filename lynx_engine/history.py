@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from lynx_engine.errors import ErrorCode
 from lynx_engine.jobs import (
@@ -124,7 +125,9 @@ def sort_by_past(
 class _Predecessors:
     """Finds the earlier request that a job replaces, so that its change can be named.
 
-    An attempt whose request is still in the plan is replaced by nothing. The names of table
+    An attempt whose request is still in the plan is replaced by nothing. Where rows share their
+    names, as an exact one and one with a LoRA do, an edited one replaces the latest other attempt
+    of these names that differs in one field alone, if there is one. The names of table
     prompts come from their text, so an edited prompt has another name: the only row with new names
     among those of one subject, seed and variant counts as an edit of the row that vanished from
     them, the latest one if it was edited before.
@@ -132,8 +135,10 @@ class _Predecessors:
 
     def __init__(self, jobs: Sequence[RenderJob], past: Past) -> None:
         self._latest = past.latest
+        self._by_job = past.by_job
         self._planned_ids = frozenset(job.job_id for job in jobs)
-        planned_keys = frozenset(job.row_key for job in jobs)
+        self._sharing = Counter(job.row_key for job in jobs)
+        planned_keys = self._sharing.keys()
         fresh = [job.row_key for job in jobs if job.row_key not in past.latest]
         vanished = [
             key
@@ -149,9 +154,28 @@ class _Predecessors:
         key = job.row_key
         same_names = self._latest.get(key)
         if same_names is not None:
-            return None if same_names.job_id in self._planned_ids else same_names
+            near = self._near(job) if self._sharing[key] > 1 else None
+            is_planned = same_names.job_id in self._planned_ids
+            return near or (None if is_planned else same_names)
         rest = _unnamed(key)
         return self._vanished.get(rest) if self._fresh[rest] == 1 else None
+
+    @cached_property
+    def _unplanned(self) -> Mapping[RowKey, Sequence[PastResult]]:
+        """Attempts whose requests are in the plan no more, by their names."""
+        found: dict[RowKey, list[PastResult]] = {}
+        for attempt in self._by_job.values():
+            if attempt.job_id not in self._planned_ids:
+                found.setdefault(attempt.row_key, []).append(attempt)
+        return found
+
+    def _near(self, job: RenderJob) -> PastResult | None:
+        candidates = [
+            attempt
+            for attempt in self._unplanned.get(job.row_key, ())
+            if len(describe_changes(attempt.request, job.request())) == 1
+        ]
+        return max(candidates, key=lambda attempt: attempt.finished_at, default=None)
 
 
 def _unnamed(key: RowKey) -> tuple[str, int, str]:

@@ -31,10 +31,17 @@ class RowKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A low-rank adapter laid over the base model, by content: sha256 of its file, and scale."""
+    """A low-rank adapter laid over the base model: known by its content, found by its path.
+
+    Attributes:
+        weights_digest: sha256 of its file.
+        scale: Its strength.
+        path: The file; no part of the request.
+    """
 
     weights_digest: str
     scale: float
+    path: Path
 
 
 def _request(name: str) -> dict[str, str]:
@@ -76,7 +83,7 @@ class RenderJob:
         scale_reference: Factor on the reference adapter's attention; 0.0 without the adapter.
         precision: Floating-point type of transformer, text encoder and resampler.
         numerics: `normal` or `strict`.
-        speed: `exact`, or the name of a lossy shortcut.
+        speed: `exact`, or a lossy shortcut by its recorded name.
         loras: Low-rank adapters, in the order they are applied.
         label: Burnt-in label profile.
         codec: Video codec.
@@ -297,6 +304,7 @@ class Conditions:
         memory_rungs: Rungs of the memory ladder in force, in the order they were taken.
         vae_precision: Floating-point type the clip was decoded in.
         vae_tiled: Whether it was decoded in overlapping tiles.
+        cached_passes: Predictions that a step cache answered with one block; 0 without it.
     """
 
     attention_backend: str
@@ -307,6 +315,7 @@ class Conditions:
     memory_rungs: tuple[str, ...] = ()
     vae_precision: str = "float32"
     vae_tiled: bool = False
+    cached_passes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lynx_engine.dispatch import work_of
 from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderJob, RenderResult
 from lynx_engine.lock import LIVE_FILE, LOCK_FILE
 
@@ -285,7 +286,7 @@ class LiveProgress:
 class _Clock:
     """Estimates the end of a run from the rows that are rendered.
 
-    Seconds of a row = its cost times the mean seconds per cost of its variant's rendered rows, or
+    Seconds of a row = its work times the mean seconds per work of its variant's rendered rows, or
     of all rendered rows while its variant has none. The rest is the sum over the rows that are
     open, less what those in flight have had, shared by the devices.
     """
@@ -293,7 +294,7 @@ class _Clock:
     def __init__(self, rows: Sequence[PlannedJob]) -> None:
         self._left: Counter[str] = Counter()
         for planned in rows:
-            self._left[planned.job.variant] += planned.job.cost
+            self._left[planned.job.variant] += work_of(planned.job)
         self._begun: dict[str, tuple[RenderJob, float]] = {}
         self._seconds: dict[str, float] = {}
         self._cost: Counter[str] = Counter()
@@ -302,23 +303,23 @@ class _Clock:
         self._begun[job.job_id] = (job, time.monotonic())
 
     def end(self, job: RenderJob, *, measured: bool) -> None:
-        self._left[job.variant] -= job.cost
+        self._left[job.variant] -= work_of(job)
         _, begun_s = self._begun.pop(job.job_id, (job, 0.0))
         if measured:
             took_s = time.monotonic() - begun_s
             self._seconds[job.variant] = self._seconds.get(job.variant, 0.0) + took_s
-            self._cost[job.variant] += job.cost
+            self._cost[job.variant] += work_of(job)
 
     def eta_s(self, devices: int, open_rows: int) -> float | None:
         if not self._cost:
             return None
         work_s = sum(cost * self._pace(variant) for variant, cost in self._left.items())
         for job, begun_s in self._begun.values():
-            work_s -= min(time.monotonic() - begun_s, job.cost * self._pace(job.variant))
+            work_s -= min(time.monotonic() - begun_s, work_of(job) * self._pace(job.variant))
         return max(work_s, 0.0) / max(min(devices, open_rows), 1)
 
     def _pace(self, variant: str) -> float:
-        """Return seconds per unit of cost."""
+        """Return seconds per unit of work."""
         if variant in self._cost:
             return self._seconds[variant] / self._cost[variant]
         return sum(self._seconds.values()) / self._cost.total()

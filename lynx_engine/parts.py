@@ -62,6 +62,7 @@ class WorkCounters:
     reference_passes: int = 0
     kv_sets: int = 0
     vae_decodes: int = 0
+    cached_passes: int = 0
 
 
 def load_parts(

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TypeVar
 
+from lynx_engine.dispatch import work_of
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.history import Past, RetryFilter, sort_by_past
 from lynx_engine.jobs import (
@@ -23,9 +24,16 @@ from lynx_engine.jobs import (
 )
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
-from lynx_engine.recipes import Fault, Origin, Recipe, complete, laid_over
+from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
 
-__all__ = ["PhotoFacts", "PlanFacts", "RetryFilter", "consent_problems", "plan_renders"]
+__all__ = [
+    "LoraFacts",
+    "PhotoFacts",
+    "PlanFacts",
+    "RetryFilter",
+    "consent_problems",
+    "plan_renders",
+]
 
 _Key = TypeVar("_Key")
 
@@ -55,7 +63,7 @@ class PlanFacts:
         photo_problems: Subject name -> what is wrong with its photo.
         weights: Variant -> fingerprint of its weights.
         weights_problems: Variant -> what is wrong with its weights.
-        loras: LoRA file, as in the manifest's values -> sha256.
+        loras: LoRA file, as in the manifest's values -> what is known of it.
         latest: Row key -> latest attempt under these names.
         by_job: Job id -> latest attempt at this request.
         attempts: Job id -> attempts so far.
@@ -72,7 +80,7 @@ class PlanFacts:
     weights_problems: Mapping[str, tuple[Problem, ...]] = field(
         default_factory=dict[str, "tuple[Problem, ...]"]
     )
-    loras: Mapping[Path, str] = field(default_factory=dict[Path, str])
+    loras: Mapping[Path, LoraFacts] = field(default_factory=dict[Path, LoraFacts])
     latest: Mapping[RowKey, PastResult] = field(default_factory=dict[RowKey, PastResult])
     by_job: Mapping[str, PastResult] = field(default_factory=dict[str, PastResult])
     attempts: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -305,8 +313,8 @@ def _in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
     shape_cost: dict[tuple[str, tuple[int, int, int]], int] = {}
     for job in (p.job for p in planned):
         shape = (job.variant, job.shape)
-        variant_cost[job.variant] = max(job.cost, variant_cost.get(job.variant, 0))
-        shape_cost[shape] = max(job.cost, shape_cost.get(shape, 0))
+        variant_cost[job.variant] = max(work_of(job), variant_cost.get(job.variant, 0))
+        shape_cost[shape] = max(work_of(job), shape_cost.get(shape, 0))
     variant_rank = _ranks(variant_cost)
     shape_rank = _ranks(shape_cost)
     return sorted(
@@ -314,7 +322,7 @@ def _in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
         key=lambda p: (
             variant_rank[p.job.variant],
             shape_rank[(p.job.variant, p.job.shape)],
-            -p.job.cost,
+            -work_of(p.job),
         ),
     )
 

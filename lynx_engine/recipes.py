@@ -8,15 +8,16 @@ aside where it stands under defaults, which serve several variants. Pure: no fil
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
 from lynx_engine.errors import nearest
 from lynx_engine.jobs import Lora
-from lynx_engine.manifest.values import WrittenSettings
+from lynx_engine.manifest.values import LoraFile, WrittenSettings
 from lynx_engine.shapes import FrameSize
+from lynx_engine.speed import DISTILLED, DISTILLED_STEPS, EXACT, recorded_speed
 from lynx_engine.variants import REGISTRY, get_variant
 from lynx_engine.variants.spec import VariantSpec
 
@@ -50,6 +51,21 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraFacts:
+    """What is known of a LoRA file without loading it.
+
+    Attributes:
+        path: The file, wherever a device process stands.
+        digest: sha256 of the file, "" if it cannot be read.
+        faults: Variant -> why the file cannot be laid over it, for those it was held against.
+    """
+
+    path: Path
+    digest: str
+    faults: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Every setting of a job that its subject, prompt and seed do not touch.
 
@@ -78,14 +94,14 @@ class Recipe:
 
 
 def complete(
-    row: WrittenSettings, defaults: WrittenSettings, loras: Mapping[Path, str]
+    row: WrittenSettings, defaults: WrittenSettings, loras: Mapping[Path, LoraFacts]
 ) -> tuple[Recipe | None, tuple[Fault, ...]]:
     """Return the recipe of a row, or every reason why there is none.
 
     Args:
         row: What the row wrote.
         defaults: What the manifest's defaults wrote.
-        loras: LoRA file -> sha256, for the files that could be read.
+        loras: LoRA file, as in the manifest's values -> what is known of it.
 
     Returns:
         The recipe and no fault, or None and at least one.
@@ -108,6 +124,7 @@ def complete(
         Fault(setting, _origin(setting, row, defaults), text)
         for setting, text in (
             *_without_effect(spec, row),
+            *_distilled_faults(recipe, row),
             *_shape_faults(spec, recipe),
             *_missing_abilities(spec, recipe, written, loras),
         )
@@ -130,35 +147,45 @@ def _origin(setting: str, row: WrittenSettings, defaults: WrittenSettings) -> Or
     return Origin.DEFAULTS if getattr(defaults, setting) is not None else Origin.NOWHERE
 
 
-def _recipe(spec: VariantSpec, written: WrittenSettings, loras: Mapping[Path, str]) -> Recipe:
+def _recipe(spec: VariantSpec, written: WrittenSettings, loras: Mapping[Path, LoraFacts]) -> Recipe:
     own = spec.defaults
     has_identity = spec.identity is not None
     has_identity_branch = "identity" in spec.branches
+    speed = recorded_speed(_or(written.speed, EXACT), cache_threshold=spec.cache_threshold)
+    # Its LoRA has learned guidance and steers away from nothing: both formulas at scale 1.
+    distilled = speed == DISTILLED
     return Recipe(
         spec=spec,
         size=_or(written.size, own.size),
         frames=_or(written.frames, own.frames),
         fps=_or(written.fps, own.fps),
-        steps=_or(written.steps, own.steps),
-        guidance_text=_or(written.guidance_text, own.guidance_text),
-        guidance_identity=_or(written.guidance_identity, own.guidance_identity)
-        if has_identity_branch
-        else 0.0,
+        steps=_or(written.steps, DISTILLED_STEPS if distilled else own.steps),
+        guidance_text=1.0 if distilled else _or(written.guidance_text, own.guidance_text),
+        guidance_identity=0.0
+        if not has_identity_branch
+        else 1.0
+        if distilled
+        else _or(written.guidance_identity, own.guidance_identity),
         scale_identity=_or(written.scale_identity, own.scale_identity) if has_identity else 0.0,
         scale_reference=_or(written.scale_reference, own.scale_reference)
         if spec.uses_reference
         else 0.0,
-        negative_prompt=_or(written.negative_prompt, own.negative_prompt),
+        negative_prompt="" if distilled else _or(written.negative_prompt, own.negative_prompt),
         precision=_or(written.precision, own.precision),
         numerics=_or(written.numerics, "normal"),
         memory=_or(written.memory, "auto"),
-        speed=_or(written.speed, "exact"),
-        loras=tuple(Lora(loras.get(x.path, ""), x.scale) for x in _or(written.loras, ())),
+        speed=speed,
+        loras=tuple(_lora(x, loras) for x in _or(written.loras, ())),
         safety=_or(written.safety, "on"),
         label=_or(written.label, "none"),
         codec=_or(written.video_codec, DEFAULT_CODEC),
         crf=_or(written.video_crf, DEFAULT_CRF),
     )
+
+
+def _lora(file: LoraFile, known: Mapping[Path, LoraFacts]) -> Lora:
+    facts = known.get(file.path, LoraFacts(file.path, ""))
+    return Lora(facts.digest, file.scale, facts.path)
 
 
 def _or(value: _T | None, otherwise: _T) -> _T:
@@ -180,6 +207,24 @@ def _without_effect(spec: VariantSpec, row: WrittenSettings) -> Iterator[tuple[s
             )
 
 
+def _distilled_faults(recipe: Recipe, row: WrittenSettings) -> Iterator[tuple[str, str]]:
+    if recipe.speed != DISTILLED:
+        return
+    if not recipe.loras:
+        yield (
+            "speed",
+            "speed is distilled, and what has learned to render in few steps is a LoRA: none is "
+            "written. Add loras: [{weights: file.safetensors}], or write speed: exact or cache",
+        )
+    for setting in ("guidance_text", "guidance_identity", "negative_prompt"):
+        if getattr(row, setting) is not None:
+            yield (
+                setting,
+                f"{setting} has no effect: with speed: distilled one branch runs, and its LoRA has "
+                "learned guidance. Remove it here (in YAML, defaults may hold it for other rows)",
+            )
+
+
 def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, str]]:
     counts = spec.nearest_frames(recipe.frames)
     if counts:
@@ -198,11 +243,11 @@ def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, str]
 
 
 def _missing_abilities(
-    spec: VariantSpec, recipe: Recipe, written: WrittenSettings, loras: Mapping[Path, str]
+    spec: VariantSpec, recipe: Recipe, written: WrittenSettings, loras: Mapping[Path, LoraFacts]
 ) -> Iterator[tuple[str, str]]:
     for setting, value, available in (
         ("memory", recipe.memory, spec.memory_tiers),
-        ("speed", recipe.speed, spec.speeds),
+        ("speed", _or(written.speed, EXACT), spec.speeds),
         ("label", recipe.label, spec.labels),
     ):
         if value not in available:
@@ -214,8 +259,11 @@ def _missing_abilities(
         yield "loras", f"in this version {spec.name} renders without LoRAs; remove loras"
     elif recipe.loras:
         for lora in written.loras or ():
-            if lora.path not in loras:
+            facts = loras.get(lora.path)
+            if facts is None:
                 yield "loras", f"LoRA {lora.path} cannot be read; check its path"
+            elif spec.name in facts.faults:
+                yield "loras", facts.faults[spec.name]
     if spec.depicts_people and recipe.safety == "on":
         yield (
             "safety",

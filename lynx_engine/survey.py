@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.models.fingerprint import weights_fingerprint
-from lynx_engine.planning import PhotoFacts, PlanFacts, consent_problems
+from lynx_engine.models.lora_file import PEFT_NEEDED, fit_fault, inspect_lora, transformer_layers
+from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, consent_problems
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
@@ -41,7 +43,7 @@ FaceKey = tuple[str, str]
 def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFacts:
     """Look at everything a plan for `manifest` depends on.
 
-    Photos and weights that cannot be used become problems of the rows that need them.
+    Photos, weights and LoRAs that cannot be used become problems of the rows that need them.
 
     Raises:
         DamagedError: If the campaign's log is damaged.
@@ -79,7 +81,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         photo_problems=photo_problems,
         weights=weights,
         weights_problems=weights_problems,
-        loras={},
+        loras=_lora_facts(manifest, settings),
         latest=history.latest,
         by_job=history.by_job,
         attempts=history.attempts,
@@ -87,6 +89,41 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
     )
+
+
+def _lora_facts(manifest: Manifest, settings: Settings) -> dict[Path, LoraFacts]:
+    """Return what is known of every LoRA that a row asks for, held against the row's variant."""
+    own = manifest.defaults
+    asked = {
+        (own.loras if row.settings.loras is None else row.settings.loras,
+         row.settings.variant or own.variant)
+        for row in (*manifest.rows, *manifest.suspects)
+    }  # fmt: skip
+    wanted: dict[Path, set[str]] = {}
+    for loras, variant in asked:
+        for lora in loras or ():
+            wanted.setdefault(lora.path, set()).add(variant or "")
+    return {
+        path: _inspected(path, variants & REGISTRY.keys(), settings)
+        for path, variants in wanted.items()
+    }
+
+
+def _inspected(path: Path, variants: Collection[str], settings: Settings) -> LoraFacts:
+    whole = path.resolve()
+    if find_spec("peft") is None:
+        return LoraFacts(whole, "", dict.fromkeys(variants, PEFT_NEEDED))
+    try:
+        header = inspect_lora(path)
+    except RowError as error:
+        return LoraFacts(whole, "", dict.fromkeys(variants, str(error)))
+    fits = {
+        name: fit_fault(header, layers)
+        for name in variants
+        if (layers := transformer_layers(get_variant(name), settings.models_dir)) is not None
+    }
+    faults = {name: f"LoRA {path} {fault}" for name, fault in fits.items() if fault}
+    return LoraFacts(whole, header.digest, faults)
 
 
 def intact_clips(folder: Path, history: History) -> frozenset[str]:

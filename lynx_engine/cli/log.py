@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lynx_engine.cli.options import JsonOption
+from lynx_engine.speed import EXACT
 
 EXAMPLE = "Example: lynx-engine log quickstart --status failed"
 
@@ -41,6 +42,13 @@ def command(
     if json:
         say_json(records.to_dicts())
         return
+    # Most campaigns take no shortcut, and a terminal is narrow.
+    loras = pl.col("loras").str.split(",").list.len()
+    with_loras = pl.format("{}, {} LoRAs", "speed", loras)
+    speed = pl.when(pl.col("loras") == "").then(pl.col("speed")).otherwise(with_loras)
+    has_speed = bool((records.get_column("speed") != EXACT).any()) or bool(
+        (records.get_column("loras") != "").any()
+    )
     shown = records.select(
         pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
         "status",
@@ -48,8 +56,10 @@ def command(
         "prompt_name",
         "seed",
         "variant",
+        *([speed.alias("shortcuts")] if has_speed else []),
         pl.col("total_s").round(1),
         pl.col("job_id").str.head(8),
     )
-    show_table(name, _HEADERS, shown.iter_rows())
+    headers = (*_HEADERS[:6], *(["speed"] if has_speed else []), *_HEADERS[6:])
+    show_table(name, headers, shown.iter_rows())
     say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")

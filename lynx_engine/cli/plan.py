@@ -12,9 +12,10 @@ from lynx_engine.cli.options import (
     SkipOption,
     parse_only,
 )
+from lynx_engine.speed import EXACT
 
 if TYPE_CHECKING:
-    from lynx_engine.jobs import RenderPlan
+    from lynx_engine.jobs import RenderJob, RenderPlan
     from lynx_engine.planning import PlanFacts
 
 EXAMPLE = "Example: lynx-engine plan manifests/quickstart.yaml --only subject=astronaut"
@@ -55,9 +56,16 @@ def command(
         *((held.job, "held", held.why) for held in plan.held),
     ]
     if waiting:
-        columns = ("", "subject", "prompt", "seed", "variant", "frames", "size", "why")
+        # Most plans take no shortcut, and a terminal is narrow.
+        has_speed = any(_shortcuts(job) != EXACT for job, _, _ in waiting)
+        speed = ("speed",) if has_speed else ()
+        columns = ("", "subject", "prompt", "seed", "variant", "frames", "size", *speed, "why")
         rows = (
-            (word, j.subject, j.prompt_name, j.seed, j.variant, j.frames, j.size, why)
+            (
+                *(word, j.subject, j.prompt_name, j.seed, j.variant, j.frames, j.size),
+                *((_shortcuts(j),) if has_speed else ()),
+                why,
+            )
             for j, word, why in waiting
         )
         show_table(plan.campaign, columns, rows)
@@ -69,6 +77,13 @@ def command(
     )
     for problem in plan.problems:
         note(str(problem))
+
+
+def _shortcuts(job: RenderJob) -> str:
+    """Return a job's lossy shortcut and its LoRAs, as in "distilled, few.safetensors@1"."""
+    loras = [f"{lora.path.name}@{lora.scale:g}" for lora in job.loras]
+    speed = [] if loras and job.speed == EXACT else [job.speed]
+    return ", ".join([*speed, *loras])
 
 
 def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]:

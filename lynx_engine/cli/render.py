@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _CLIPS_NAMED = 3
 _REASONS_TOLD = 20
 
-MENDED_BY_HAND = ("face", "image")
-"""Failures that come back until the photo is another one."""
+MENDED_BY_HAND = ("face", "image", "lora")
+"""Failures that come back until the file is another one."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
 

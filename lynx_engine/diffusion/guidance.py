@@ -63,3 +63,16 @@ class IdentityGuidance:
         """Combine (v_u, v_id, v_full)."""
         v_u, v_id, v_full = velocities
         return v_u + self.identity * (v_id - v_u) + self.text * (v_full - v_id)
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledGuidance:
+    """No guidance over the one branch of a step-distilled model, which has learned it.
+
+    v = v_full, as both other formulas give with every scale at 1.
+    """
+
+    def combine(self, velocities: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the only prediction."""
+        (v_full,) = velocities
+        return v_full

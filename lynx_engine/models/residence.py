@@ -151,6 +151,8 @@ def put(network: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Set the parameter or buffer called `name`, `part.part.leaf`, of a network."""
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
+    # A LoRA laid over a layer wraps it.
+    module = getattr(module, "base_layer", module)
     if leaf in module._buffers:
         module._buffers[leaf] = tensor
         return

@@ -56,7 +56,7 @@ class ProvenanceRecord:
         scale_reference: Reference adapter scale.
         precision: Floating-point type of the large models.
         numerics: normal or strict.
-        speed: exact, or the lossy shortcut.
+        speed: exact, or the lossy shortcut with its constants.
         loras: `sha256@scale`, comma-separated, in order.
         label: Burnt-in label profile.
         codec: Video codec.
@@ -81,6 +81,7 @@ class ProvenanceRecord:
         streamed_blocks: Transformer blocks that waited in host memory and visited the device.
         vae_precision: Floating-point type the clip was decoded in.
         vae_tiled: Whether it was decoded in overlapping tiles.
+        cached_passes: Predictions that a step cache answered with one block.
         load_s: Seconds loading the model for this attempt, 0 when warm.
         text_s: Seconds encoding text, 0 when cached.
         subject_s: Seconds for identity tokens, reference features, and their keys and values.
@@ -155,6 +156,7 @@ class ProvenanceRecord:
     streamed_blocks: int = 0
     vae_precision: str = ""
     vae_tiled: bool = False
+    cached_passes: int = 0
     load_s: float = 0.0
     text_s: float = 0.0
     subject_s: float = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lynx_engine.shapes import FrameSize
+from lynx_engine.speed import DISTILLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ class VariantSpec:
         frame_stride: Pixel frames per latent frame after the first one.
         size_multiple: Height and width, in pixels, come in steps of this size.
         memory_tiers: Memory tiers it runs in.
-        speeds: Speed options it runs with.
+        speeds: Speed options it runs with, in the manifest's words.
+        cache_threshold: How far the first block's residual may drift under `speed: cache` before
+            all blocks run again. The default is diffusers' own; other projects take 0.03 to 0.08
+            for big video models. It stands in the job's id.
         renders_loras: Whether LoRAs can be laid over it.
         labels: Burnt-in label profiles it can apply.
     """
@@ -101,6 +105,7 @@ class VariantSpec:
     loader: str = "lynx_engine.loading:load_engine"
     memory_tiers: tuple[str, ...] = ("auto", "resident", "balanced", "low")
     speeds: tuple[str, ...] = ("exact",)
+    cache_threshold: float = 0.05
     renders_loras: bool = False
     labels: tuple[str, ...] = ("none",)
 
@@ -117,6 +122,13 @@ class VariantSpec:
         if self.uses_reference:
             return ("unconditional", "identity", "full")
         return ("unconditional", "full")
+
+    def branches_at(self, speed: str) -> tuple[str, ...]:
+        """The predictions of one step of a job of that recorded speed.
+
+        A step-distilled LoRA has learned what guidance does, so only the last branch runs.
+        """
+        return self.branches[-1:] if speed == DISTILLED else self.branches
 
     def nearest_frames(self, frames: int) -> tuple[int, ...]:
         """Return () if `frames` is frame_stride * k + 1, else the nearest such counts."""

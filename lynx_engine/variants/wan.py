@@ -42,4 +42,6 @@ SPEC = VariantSpec(
         negative_prompt=NEGATIVE_PROMPT,
     ),
     weights=(BASE,),
+    speeds=("exact", "cache", "distilled"),
+    renders_loras=True,
 )

@@ -112,8 +112,8 @@ def test_noise_and_schedule_are_the_released_ones(case_folder: Path) -> None:
 def test_identity_embedding_is_the_released_one(loaded: LoadedCase) -> None:
     landmarks = loaded.case.expected["face.landmarks"]
     crop = loaded.case.expected["face.identity_crop"].astype(np.uint8)
-    assert loaded.full.subject is not None
-    embedding = loaded.full.subject.face_encoder.embed(crop)
+    assert loaded.full.conditioning._subject is not None
+    embedding = loaded.full.conditioning._subject.face_encoder.embed(crop)
     assert_close(embedding, loaded.case.expected["face.arcface_embedding"], EMBEDDING)
     # From the photo itself the crop may be a grey level off, and the embedding follows it.
     face = loaded.full.embed_face(loaded.case.photo, landmarks)
@@ -123,20 +123,30 @@ def test_identity_embedding_is_the_released_one(loaded: LoadedCase) -> None:
 def test_text_tokens_are_the_released_ones(loaded: LoadedCase) -> None:
     case = loaded.case
     for key, text in (("prompt_embeds", "prompt"), ("negative_prompt_embeds", "negative_prompt")):
-        assert_close(loaded.full.encode_text(case.text(text)), case.expected[key], TENSOR)
+        assert_close(
+            loaded.full.conditioning.encode_text(case.text(text)), case.expected[key], TENSOR
+        )
 
 
 def test_identity_tokens_are_the_released_ones(loaded: LoadedCase) -> None:
     expected, face = loaded.case.expected, loaded.case.face()
-    assert_close(loaded.full.identity_tokens(face), expected["full.identity_tokens"], TENSOR)
-    assert_close(loaded.full.identity_tokens(None), expected["full.identity_tokens_zero"], TENSOR)
-    assert_close(loaded.lite.identity_tokens(face), expected["lite.identity_tokens"], TENSOR)
+    assert_close(
+        loaded.full.conditioning.identity_tokens(face), expected["full.identity_tokens"], TENSOR
+    )
+    assert_close(
+        loaded.full.conditioning.identity_tokens(None),
+        expected["full.identity_tokens_zero"],
+        TENSOR,
+    )
+    assert_close(
+        loaded.lite.conditioning.identity_tokens(face), expected["lite.identity_tokens"], TENSOR
+    )
 
 
 def test_reference_features_are_the_released_ones(loaded: LoadedCase) -> None:
     case, seed = loaded.case, loaded.case.seed
     for key, face in (("reference_features", case.face()), ("reference_features_zero", None)):
-        features = loaded.full.reference_features(face, seed=seed)
+        features = loaded.full.conditioning.reference_features(face, seed=seed)
         assert len(features) == sum(name.startswith(f"full.{key}.") for name in case.expected)
         for block, feature in enumerate(features):
             assert_close(feature, case.expected[f"full.{key}.{block}"], TENSOR)
@@ -147,8 +157,8 @@ def test_velocity_at_500_is_the_released_one(loaded: LoadedCase) -> None:
     noise = torch.from_numpy(case.expected["noise"])
     text = torch.from_numpy(case.expected["prompt_embeds"])
     face = case.face()
-    full = loaded.full.adapters(case.job("lynx_full"), face)
-    lite = loaded.lite.adapters(case.job("lynx_lite"), face)
+    full = loaded.full.conditioning.adapters(case.job("lynx_full"), face)
+    lite = loaded.lite.conditioning.adapters(case.job("lynx_lite"), face)
     for key, engine, adapters in (
         ("base", loaded.full, NO_ADAPTERS),
         ("full", loaded.full, full),

@@ -193,11 +193,11 @@ def test_scale_zero_is_the_base_model_bit_for_bit(tiny_weights: Path, variant: s
     base = RenderEngine.load(wan, weights_dir=tiny_weights, device="cpu", precision="float32")
     latents = torch.randn((1, 16, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     at = torch.tensor([500])
-    text = engine.encode_text(job.prompt)
+    text = engine.conditioning.encode_text(job.prompt)
     with torch.inference_mode():
         stock = base.denoiser.velocity(latents, at, text=text)
         ours = engine.denoiser.velocity(
-            latents, at, text=text, adapters=engine.adapters(job, face_of(engine))
+            latents, at, text=text, adapters=engine.conditioning.adapters(job, face_of(engine))
         )
     assert torch.equal(ours, stock)
 
@@ -205,19 +205,23 @@ def test_scale_zero_is_the_base_model_bit_for_bit(tiny_weights: Path, variant: s
 def test_reference_scale_zero_makes_no_reference_pass_and_leaves_the_identity(
     tiny: RenderEngine,
 ) -> None:
-    adapters = tiny.adapters(replace(make_job("tiny"), scale_reference=0.0), face_of(tiny))
+    adapters = tiny.conditioning.adapters(
+        replace(make_job("tiny"), scale_reference=0.0), face_of(tiny)
+    )
     assert tiny.counters.reference_passes == 0
     assert (set(adapters.identity), set(adapters.reference)) == ({0, 1, 2, 3}, set())
 
 
 def test_identity_scale_zero_leaves_the_reference(tiny: RenderEngine) -> None:
-    adapters = tiny.adapters(replace(make_job("tiny"), scale_identity=0.0), face_of(tiny))
+    adapters = tiny.conditioning.adapters(
+        replace(make_job("tiny"), scale_identity=0.0), face_of(tiny)
+    )
     assert (set(adapters.identity), set(adapters.reference)) == (set(), {0, 1, 2, 3})
 
 
 def test_lite_adapts_every_second_block(tiny_weights: Path) -> None:
     engine = load(tiny_weights, "tiny_lite")
-    adapters = engine.adapters(make_job("tiny_lite"), face_of(engine))
+    adapters = engine.conditioning.adapters(make_job("tiny_lite"), face_of(engine))
     assert (set(adapters.identity), set(adapters.reference)) == ({0, 2}, set())
 
 
@@ -352,8 +356,11 @@ def test_bfloat16_is_for_tokens_and_adapters_and_never_for_faces_and_pixels(
 ) -> None:
     exact, rounded = (load(public_models, "lynx_full", p) for p in ("float32", "bfloat16"))
     job = make_small_job("lynx_full")
-    adapters = rounded.adapters(job, face_of(rounded))
-    tensors = [rounded.encode_text(job.prompt), rounded.identity_tokens(None)]
+    adapters = rounded.conditioning.adapters(job, face_of(rounded))
+    tensors = [
+        rounded.conditioning.encode_text(job.prompt),
+        rounded.conditioning.identity_tokens(None),
+    ]
     tensors += [kv.key for kv in (*adapters.identity.values(), *adapters.reference.values())]
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
     np.testing.assert_array_equal(face_of(rounded).embedding, face_of(exact).embedding)
@@ -386,7 +393,7 @@ def test_face_whose_arrays_are_read_only_renders_without_a_warning(tiny: RenderE
     face: SubjectFace = pickle.loads(data, buffers=[bytes(b.raw()) for b in buffers])
     assert not face.embedding.flags.writeable
     assert not face.reference_crop.flags.writeable
-    tiny.adapters(make_job("tiny"), face)  # a warning is an error here
+    tiny.conditioning.adapters(make_job("tiny"), face)  # a warning is an error here
 
 
 def test_job_of_another_variant_or_without_its_subject_is_our_mistake(tiny: RenderEngine) -> None:

@@ -17,7 +17,7 @@ from tests.support.jobs import make_job
 PLACES = {"campaign", "subject", "prompt_name", "where", "photo", "memory", "safety", "consent"}
 OTHER: dict[str, Any] = {
     "size": FrameSize(64, 80),
-    "loras": (Lora("ab", 0.5),),
+    "loras": (Lora("ab", 0.5, Path("a.safetensors")),),
     "photo": Path("other.png"),
 }
 
@@ -49,8 +49,13 @@ def test_id_is_the_sha256_of_the_request_as_canonical_json() -> None:
 
 
 def test_order_of_loras_is_part_of_the_request() -> None:
-    first, second = Lora("aa", 1.0), Lora("bb", 1.0)
+    first, second = Lora("aa", 1.0, Path("a")), Lora("bb", 1.0, Path("b"))
     assert make_job(loras=(first, second)).job_id != make_job(loras=(second, first)).job_id
+
+
+def test_a_lora_is_known_by_its_content_wherever_it_lies() -> None:
+    here, there = (Lora("aa", 1.0, Path(name)) for name in ("a.safetensors", "b/a.safetensors"))
+    assert make_job(loras=(here,)).job_id == make_job(loras=(there,)).job_id
 
 
 def test_clip_is_named_by_the_row_and_the_beginning_of_its_id() -> None:

@@ -27,7 +27,7 @@ from lynx_engine.manifest.schema import (
     VideoEntry,
 )
 from lynx_engine.manifest.tables import COLUMNS
-from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
+from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.variants import REGISTRY
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -51,12 +51,17 @@ MODELS: tuple[type[BaseModel], ...] = (
 
 
 def plan(path: Path | str) -> RenderPlan:
-    """Plan a manifest whose photos and weights are all there, on 22 November 2026."""
+    """Plan a manifest whose photos, weights and LoRAs are all there, on 22 November 2026."""
     manifest = read_manifest(path, lenient=True)
     facts = PlanFacts(
         today=date(2026, 11, 22),
         photos={name: PhotoFacts(name, 512, 512) for name in manifest.subjects},
         weights=dict.fromkeys(REGISTRY, "fingerprint"),
+        loras={
+            lora.path: LoraFacts(lora.path, "d" * 64)
+            for row in manifest.rows
+            for lora in row.settings.loras or ()
+        },
     )
     return plan_renders(manifest, facts)
 

@@ -59,7 +59,7 @@ def tiny(tiny_weights: Path) -> RenderEngine:
 def part_of(engine: RenderEngine, stage: str) -> tuple[Any, str]:
     """Return the object and method that does a part of a stage's work, several times a job."""
     vae: Any = engine._vae
-    text: Any = engine._text
+    text: Any = engine.conditioning._text
     return {
         "text": (text._encoder.encoder.block[1], "forward"),
         "denoise": (engine.denoiser, "velocity"),

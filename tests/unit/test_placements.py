@@ -86,7 +86,7 @@ def test_every_placement_gives_the_same_latents_bit_for_bit(
     tiny: RenderEngine, resident_latents: torch.Tensor, name: str
 ) -> None:
     tiny.place(PLACEMENTS[name])
-    tiny.free_caches()
+    tiny.conditioning.free_caches()
     assert torch.equal(latents_of(tiny, JOB), resident_latents)
 
 
@@ -185,12 +185,12 @@ def test_block_that_failed_leaves_and_the_next_pass_is_right(
 
 def waiting_parts(engine: RenderEngine) -> set[str]:
     vae: Any = engine._vae._vae
-    assert engine.subject is not None
+    assert engine.conditioning._subject is not None
     parts = {
         "blocks": engine.denoiser.transformer,
         "autoencoder": vae,
-        "recogniser": engine.subject.face_encoder,
-        "resampler": engine.subject.resampler,
+        "recogniser": engine.conditioning._subject.face_encoder,
+        "resampler": engine.conditioning._subject.resampler,
     }
     return {name for name, part in parts.items() if any(p.is_meta for p in part.parameters())}
 
@@ -203,11 +203,11 @@ def test_what_a_placement_lets_wait_holds_no_memory_between_its_uses(tiny: Rende
     others = {"autoencoder", "recogniser", "resampler"}
     assert waiting_parts(tiny) == others
     tiny.embed_face(astronaut()[:, ::-1], ASTRONAUT_LANDMARKS)
-    tiny.identity_tokens(face)
+    tiny.conditioning.identity_tokens(face)
     tiny.decode(torch.randn((1, 16, 1, 8, 8), generator=torch.Generator().manual_seed(0)))
     assert waiting_parts(tiny) == others
-    text: Any = tiny._text
-    tiny.encode_text("Another prompt.")
+    text: Any = tiny.conditioning._text
+    tiny.conditioning.encode_text("Another prompt.")
     assert all(parameter.is_meta for parameter in text._encoder.parameters())
 
 
@@ -279,20 +279,20 @@ def test_strict_job_is_never_decoded_in_tiles_whatever_its_placement_says(
 
 def test_prompts_encoded_together_are_the_same_as_alone(tiny: RenderEngine) -> None:
     prompts = ["A person waves.", "", "一个人在海滩上跑步", "A person waves.", "x " * 700]
-    tiny.free_caches()
+    tiny.conditioning.free_caches()
     counted = tiny.counters.text_encodes
-    together = tiny.encode_texts(prompts)
+    together = tiny.conditioning.encode_texts(prompts)
     assert tiny.counters.text_encodes - counted == 4
-    tiny.free_caches()
+    tiny.conditioning.free_caches()
     assert all(
-        torch.equal(tokens, tiny.encode_text(prompt))
+        torch.equal(tokens, tiny.conditioning.encode_text(prompt))
         for tokens, prompt in zip(together, prompts, strict=True)
     )
 
 
 def test_texts_of_a_job_share_one_pass_of_the_weights(tiny: RenderEngine) -> None:
-    text: Any = tiny._text
-    tiny.free_caches()
+    text: Any = tiny.conditioning._text
+    tiny.conditioning.free_caches()
     passes: list[int] = []
     original = text.encode
     text.encode = lambda prompts: passes.append(len(prompts)) or original(prompts)

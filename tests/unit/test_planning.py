@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lynx_engine import recipes
 from lynx_engine.cli.render import with_memory
+from lynx_engine.dispatch import work_of
 from lynx_engine.errors import Problem, RefusedError
-from lynx_engine.jobs import RenderPlan
+from lynx_engine.jobs import Lora, RenderPlan
 from lynx_engine.manifest.read import read_manifest
-from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
+from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import REGISTRY, get_variant
 
@@ -111,8 +111,8 @@ def test_jobs_are_grouped_by_variant_and_shape_with_the_longest_first() -> None:
         "  - {subject: host, text: e, steps: 5}\n"
         "  - {subject: host, text: f, frames: 13}\n"
     ).to_run
-    # Costs: b 17*4, c and f 13*4, e 9*5, a and d 9*4 (all times 64*64).
-    assert [p.job.prompt for p in planned] == ["b", "d", "c", "f", "e", "a"]
+    # Work: c and f 13*4*3, e 9*5*3, a 9*4*3; b 17*4*2, d 9*4*2 (all times 64*64).
+    assert [p.job.prompt for p in planned] == ["c", "f", "e", "a", "b", "d"]
 
 
 def test_limit_takes_the_first_of_the_order_and_only_selects_rows() -> None:
@@ -143,9 +143,14 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
         ("frames: 80", "frames is 80; tiny renders 4k + 1 frames. Use 77 or 81."),
         ("frames: 2", "frames is 2; tiny renders 4k + 1 frames. Use 1 or 5."),
         ("size: 60x70", "size is 60x70; tiny renders sides that are multiples of 16. Use 64x64."),
-        ("speed: cache", "speed is cache; in this version tiny offers exact"),
+        ("speed: distilled", "speed is distilled, and what has learned to render in few steps is a "
+         "LoRA: none is written. Add loras: [{weights: file.safetensors}], or write speed: exact "
+         "or cache"),
         ("label: eu", "label is eu; in this version tiny offers none"),
-        ("loras: [{weights: a.st}]", "in this version tiny renders without LoRAs; remove loras"),
+        ("variant: sleeper, speed: cache", "speed is cache; in this version sleeper offers exact"),
+        ("variant: sleeper, loras: [{weights: a.st}]",
+         "in this version sleeper renders without LoRAs; remove loras"),
+        ("loras: [{weights: a.st}]", "LoRA a.st cannot be read; check its path"),
         ("variant: tinny", "there is no variant 'tinny', did you mean 'tiny'?"),
         ("variant: lynx_full", "lynx_full can depict people, and no safety classifier is installed "
          "in this version. To take responsibility for what is rendered, write safety: "
@@ -290,15 +295,71 @@ def test_the_identity_gate_is_refused_in_this_version() -> None:
     ) == ["m.yaml:6: the identity gate is not available in this version; remove identity"]
 
 
-def test_a_lora_enters_the_job_by_its_digest_where_a_variant_renders_loras(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    able = replace(get_variant("tiny"), renders_loras=True)
-    monkeypatch.setattr(recipes, "get_variant", {"tiny": able}.__getitem__)
+def test_a_lora_enters_the_job_by_its_digest_and_its_file_for_the_worker() -> None:
     body = "rows: [{subject: host, text: x, variant: tiny, loras: [{weights: a.st, scale: 0.5}]}]"
-    assert letters(body) == ["m.yaml:5: LoRA a.st cannot be read; check its path"]
-    planned = plan(body, replace(FACTS, loras={Path("a.st"): "d" * 64})).to_run[0].job
-    assert [(lora.weights_digest, lora.scale) for lora in planned.loras] == [("d" * 64, 0.5)]
+    known = {Path("a.st"): LoraFacts(Path("/there/a.st"), "d" * 64)}
+    (planned,) = plan(body, replace(FACTS, loras=known)).to_run
+    assert planned.job.loras == (Lora("d" * 64, 0.5, Path("/there/a.st")),)
+    assert planned.job.request()["loras"] == f"{'d' * 64}@0.5"
+
+
+def test_a_lora_that_does_not_fit_is_refused_for_its_variant_only() -> None:
+    facts = LoraFacts(Path("/a.st"), "d", {"tiny": "LoRA a.st fits no layer of this model"})
+    body = (
+        "defaults: {loras: [{weights: a.st}]}\n"
+        "matrix: [{subject: host, text: x, variant: [tiny, tiny_lite]}]"
+    )
+    known = replace(FACTS, loras={Path("a.st"): facts})
+    assert letters(body, known) == ["m.yaml:5: LoRA a.st fits no layer of this model"]
+    assert [p.job.variant for p in plan(body, known, skip_bad_rows=True).to_run] == ["tiny_lite"]
+
+
+DISTILLED = "subject: host, text: x, speed: distilled, loras: [{weights: a.st}]"
+WITH_LORA = replace(FACTS, loras={Path("a.st"): LoraFacts(Path("/a.st"), "d" * 64)})
+
+
+@pytest.mark.parametrize(("variant", "identity"), [("tiny", 1.0), ("tiny_lite", 0.0)])
+def test_a_distilled_row_takes_eight_steps_and_one_branch_without_guidance(
+    variant: str, identity: float
+) -> None:
+    defaults = f"defaults: {{variant: {variant}, guidance_text: 7.0, negative_prompt: bad}}\n"
+    body = f"{defaults}rows: [{{{DISTILLED}}}, {{subject: host, text: x, steps: 8}}]"
+    exact, distilled = sorted((p.job for p in plan(body, WITH_LORA).to_run), key=work_of)[::-1]
+    assert (distilled.speed, distilled.steps) == ("distilled", 8)
+    assert (distilled.guidance_text, distilled.guidance_identity) == (1.0, identity)
+    assert (distilled.negative_prompt, exact.negative_prompt) == ("", "bad")
+    branches = get_variant(variant).branches
+    assert get_variant(variant).branches_at(distilled.speed) == ("full",)
+    assert work_of(exact) == len(branches) * work_of(distilled)
+
+
+def test_steps_that_are_written_hold_for_a_distilled_row_too() -> None:
+    body = (
+        f"defaults: {{variant: tiny, steps: 6}}\nrows: [{{{DISTILLED}}}, {{{DISTILLED}, steps: 5}}]"
+    )
+    assert [p.job.steps for p in plan(body, WITH_LORA).to_run] == [6, 5]
+
+
+def test_guidance_in_a_distilled_row_is_refused_as_without_effect() -> None:
+    guided = "guidance_text: 5.0, guidance_identity: 2.0, negative_prompt: bad"
+    found = letters(f"rows:\n  - {{{DISTILLED}, variant: tiny, {guided}}}", WITH_LORA)
+    assert [letter.split(":")[2].split()[0] for letter in found] == [
+        "guidance_text", "guidance_identity", "negative_prompt",
+    ]  # fmt: skip
+    assert all("has no effect: with speed: distilled one branch runs" in x for x in found)
+
+
+def test_the_recorded_speed_names_method_and_threshold_of_a_cache() -> None:
+    body = (
+        "defaults: {speed: cache, safety: acknowledged-off}\n"
+        "matrix: [{subject: host, text: x, variant: [tiny, wan, lynx_full]}]"
+    )
+    told = {p.job.variant: p.job.speed for p in plan(body).to_run}
+    assert told == {
+        "tiny": "cache:first-block-0.2",
+        "wan": "cache:first-block-0.05",
+        "lynx_full": "cache:first-block-0.05",
+    }
 
 
 def test_two_photos_or_prompts_never_share_a_clip_name() -> None:
@@ -330,7 +391,7 @@ def test_a_selection_whose_parts_never_meet_is_refused() -> None:
         ("subject: host, text: x, frames: 80, sed: 1, variant: tiny", ["'sed'", "frames is 80"]),
         ("subject: hots, text: x, variant: tinny", ["'hots'", "no variant 'tinny'"]),
         (
-            "subject: host, text: x, variant: tiny, fps: 0, label: eu, speed: cache",
+            "subject: host, text: x, variant: tiny, fps: 0, label: eu, speed: distilled",
             ["fps is 0", "label", "speed"],
         ),
         ("subject: host, text: x, variant: 5, frames: 80", ["variant is 5"]),

@@ -19,7 +19,7 @@ from lynx_engine.history import (
 )
 from lynx_engine.jobs import PastResult, Reason, RenderJob, RenderPlan, Status
 from lynx_engine.manifest.read import read_manifest
-from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
+from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, plan_renders
 
 YAML = """\
 subjects: {{host: {{image: h.png, synthetic: true}}}}
@@ -303,3 +303,45 @@ def test_another_photo_or_other_weights_are_the_reason_told(
 ) -> None:
     past = after(*(attempt(job) for job in jobs_of(plan())))
     assert [p.why for p in plan(facts=replace(past, **facts)).to_run] == [why] * 2  # pyright: ignore[reportArgumentType]
+
+
+SHARED = """\
+subjects: {host: {image: h.png, synthetic: true}}
+defaults: {variant: tiny}
+rows:
+  - {subject: host, text: A person waves., seed: 1}
+  - {subject: host, text: A person waves., seed: 1, loras: [{weights: a.st}]}
+  - {subject: host, text: A person waves., seed: 1, speed: cache}
+"""
+
+
+def with_lora(facts: PlanFacts, digest: str) -> PlanFacts:
+    return replace(facts, loras={Path("a.st"): LoraFacts(Path("/a.st"), digest)})
+
+
+@pytest.mark.parametrize("latest", [0, 1, 2])
+def test_an_edited_lora_is_named_though_other_rows_share_its_names(latest: int) -> None:
+    before = [p.job for p in plan(SHARED, with_lora(FACTS, "old")).to_run]
+    attempts = [attempt(job) for job in before]
+    past = after(*attempts)
+    past = replace(past, latest={attempts[0].row_key: attempts[latest]})
+    again = plan(SHARED, with_lora(past, "new"))
+    assert [p.why for p in again.to_run] == ["changed: loras changed"]
+    assert len(again.done) == 2
+
+
+def test_two_rows_of_the_same_names_edited_at_once_each_tell_their_own_change() -> None:
+    both = SHARED + (
+        "  - {subject: host, text: A person waves., seed: 1, steps: 9,"
+        " loras: [{weights: a.st, scale: 2}]}\n"
+    )
+    attempts = [attempt(p.job) for p in plan(both, with_lora(FACTS, "old")).to_run]
+    again = plan(both, with_lora(after(*attempts), "new"))
+    assert [p.why for p in again.to_run] == ["changed: loras changed"] * 2
+
+
+def test_a_row_added_under_names_that_are_there_is_new() -> None:
+    first = plan(SHARED, with_lora(FACTS, "a")).to_run[0].job
+    fewer = attempt(replace(first, steps=3, crf=20))
+    again = plan(SHARED, with_lora(after(fewer, attempt(first)), "a"))
+    assert [p.why for p in again.to_run] == ["new", "new"]
