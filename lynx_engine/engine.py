@@ -51,6 +51,7 @@ from lynx_engine.models.wan import WanDenoiser, load_denoiser
 from lynx_engine.rendering import OnStage, Rendering
 
 if TYPE_CHECKING:
+    from lynx_engine.folders import ModelsPlace
     from lynx_engine.jobs import RenderJob
     from lynx_engine.variants.spec import VariantSpec
 
@@ -111,7 +112,7 @@ class RenderEngine:
 
     @classmethod
     def load(
-        cls, spec: VariantSpec, *, weights_dir: Path, device: str, precision: str
+        cls, spec: VariantSpec, *, weights_dir: ModelsPlace, device: str, precision: str
     ) -> RenderEngine:
         """Load a variant's networks, never from the network.
 

@@ -13,9 +13,9 @@ def command(json: JsonOption = False) -> None:
     """List the variants with their defaults and their weights."""
     from lynx_engine.cli.console import say, say_json, show_table
     from lynx_engine.errors import RowError
-    from lynx_engine.models.fingerprint import weights_fingerprint
     from lynx_engine.settings import load_settings
     from lynx_engine.variants import all_variants
+    from lynx_engine.weights.fingerprint import weights_fingerprint
 
     models_dir = load_settings().models_dir
     missing: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.folders import ModelsPlace
 from lynx_engine.models.adapters import (
     IdentityAdapter,
     ReferenceAdapter,
@@ -84,7 +85,7 @@ class SubjectModels:
 
 def load_subject_models(
     spec: VariantSpec,
-    weights_dir: Path,
+    weights_dir: ModelsPlace,
     denoiser: WanDenoiser,
     *,
     device: torch.device,
