@@ -17,9 +17,11 @@ from lynx_engine.cli.options import (
     JsonOption,
     LimitOption,
     ManifestArgument,
+    ModelsOption,
     OnlyOption,
     QuietOption,
     SkipOption,
+    models_flags,
     parse_only,
 )
 
@@ -50,6 +52,7 @@ class RunOptions:
     in_process: bool
     quiet: bool
     as_json: bool
+    models: Path | None = None
 
 
 def command(
@@ -60,6 +63,7 @@ def command(
     devices: DevicesOption = "auto",
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
+    models: ModelsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -71,6 +75,7 @@ def command(
         in_process=in_process,
         quiet=quiet,
         as_json=json,
+        models=models,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=None)
 
@@ -95,7 +100,7 @@ def render_manifest(
     from lynx_engine.settings import load_settings
     from lynx_engine.survey import CLIPS_FOLDER
 
-    settings = load_settings(manifest)
+    settings = load_settings(manifest, **models_flags(options.models))
 
     def decide(read: Manifest, facts: PlanFacts) -> RenderPlan:
         skip = options.skip_bad_rows

@@ -15,6 +15,7 @@ from lynx_engine.cli.options import (
     JsonOption,
     LimitOption,
     ManifestArgument,
+    ModelsOption,
     OnlyOption,
     QuietOption,
     parse_only,
@@ -55,6 +56,7 @@ def command(
     devices: DevicesOption = "auto",
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
+    models: ModelsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -67,6 +69,7 @@ def command(
         in_process=in_process,
         quiet=quiet,
         as_json=json,
+        models=models,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=retried)
 

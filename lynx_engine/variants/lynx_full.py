@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lynx_engine.variants.spec import HubFolder, IdentityAdapterSpec, ReleaseFile, WeightFile
+from lynx_engine.variants.spec import IdentityAdapterSpec, WeightFile
 from lynx_engine.variants.wan import BASE
 from lynx_engine.variants.wan import SPEC as WAN
+from lynx_engine.weights.origins import HubFolder, ReleaseFile
 
 LYNX_REPOSITORY = "ByteDance/lynx"
 
@@ -17,9 +18,7 @@ FACE_ENCODER = WeightFile(
     "arcface/recognition_arcface_ir_se50.pth",
     "github.com/xinntao/facexlib, release v0.1.0",
     "MIT code; trained on non-commercial face data, check your use",
-    ReleaseFile(
-        "/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth",
-    ),
+    ReleaseFile("/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"),
 )
 
 SPEC = replace(

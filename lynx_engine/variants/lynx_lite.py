@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lynx_engine.variants.lynx_full import FACE_ENCODER, LYNX_REPOSITORY
-from lynx_engine.variants.spec import HubFolder, IdentityAdapterSpec, WeightFile
+from lynx_engine.variants.spec import IdentityAdapterSpec, WeightFile
 from lynx_engine.variants.wan import BASE
 from lynx_engine.variants.wan import SPEC as WAN
+from lynx_engine.weights.origins import HubFolder
 
 SPEC = replace(
     WAN,

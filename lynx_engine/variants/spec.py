@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lynx_engine.shapes import FrameSize
+from lynx_engine.weights.origins import HubFolder, ReleaseFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +40,6 @@ class RenderDefaults:
     scale_reference: float
     precision: str
     negative_prompt: str
-
-
-@dataclass(frozen=True, slots=True)
-class HubFolder:
-    """A folder of a repository on the Hugging Face Hub.
-
-    Attributes:
-        repository: `owner/name`.
-        folder: Folder in it that becomes the entry; "" for the repository itself.
-        patterns: Which files of the folder are read, as in `vae/*.json`.
-    """
-
-    repository: str
-    folder: str
-    patterns: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseFile:
-    """A file of a release on GitHub, for which no digest is published.
-
-    Attributes:
-        path: Its address below https://github.com, with a leading slash.
-    """
-
-    path: str
 
 
 @dataclass(frozen=True, slots=True)

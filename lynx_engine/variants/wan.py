@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lynx_engine.shapes import FrameSize
-from lynx_engine.variants.spec import HubFolder, RenderDefaults, VariantSpec, WeightFile
+from lynx_engine.variants.spec import RenderDefaults, VariantSpec, WeightFile
+from lynx_engine.weights.origins import HubFolder
 
 # A setting of the released Lynx program that its results depend on (bytedance/lynx 3a6a91a).
 NEGATIVE_PROMPT = (
