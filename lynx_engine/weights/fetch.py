@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lynx_engine.errors import pausing
+from lynx_engine.errors import DamagedError, Problem, pausing
 from lynx_engine.weights.lock import sync_folder
 from lynx_engine.weights.sources import RemoteFile, answer_letter, headers_for, unreachable
 
@@ -51,6 +51,7 @@ def fetch(file: RemoteFile, target: Path, on_bytes: OnBytes) -> Path:
     Raises:
         PausedError: If the network or the disk gives up; what came stays for the next time.
         RefusedError: If the source does not give the file.
+        DamagedError: If the source holds fewer bytes than it says.
     """
     import httpx2
 
@@ -59,9 +60,8 @@ def fetch(file: RemoteFile, target: Path, on_bytes: OnBytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not file.key:
             part.unlink(missing_ok=True)
-        failures = 0
+        failures, most = 0, _size(part)
         while True:
-            had = _size(part)
             try:
                 status = _continue(file, part, on_bytes)
                 fault: Exception | int | None = None if status in {200, 206} else status
@@ -69,7 +69,8 @@ def fetch(file: RemoteFile, target: Path, on_bytes: OnBytes) -> Path:
                 fault = error
             if fault is None and (file.size is None or _size(part) == file.size):
                 break
-            failures = 0 if _size(part) > had else failures + 1
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
             if failures >= _TRIES or (isinstance(fault, int) and not _may_pass(fault)):
                 raise _letter(file, fault)
             if failures:
@@ -97,9 +98,11 @@ def _continue(file: RemoteFile, part: Path, on_bytes: OnBytes) -> int:
     with get_session().stream(
         "GET", file.url, headers=headers, timeout=timeout, follow_redirects=True
     ) as response:
+        if response.status_code == 416:
+            part.unlink(missing_ok=True)
+            told = f"its source holds no byte after the first {have}, and said {file.size}"
+            raise DamagedError("A download was refused", [Problem(file.name, told)])
         if response.status_code not in {200, 206}:
-            if response.status_code == 416:
-                part.unlink(missing_ok=True)
             return response.status_code
         begins = response.headers.get("Content-Range", "").partition("-")[0]
         goes_on = response.status_code == 206 and begins == f"bytes {have}"
@@ -121,7 +124,7 @@ def _size(part: Path) -> int:
 
 
 def _may_pass(status: int) -> bool:
-    return status in {408, 416, 429} or status >= 500
+    return status in {408, 429} or status >= 500
 
 
 def _letter(file: RemoteFile, fault: Exception | int | None) -> Exception:
