@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lynx_engine.digest import digest_file
-from lynx_engine.errors import DamagedError, PausedError, Problem, RefusedError, pausing
+from lynx_engine.errors import DamagedError, PausedError, Problem, RefusedError, RowError, pausing
 from lynx_engine.folders import ModelFolders, bytes_in_words, free_bytes
 from lynx_engine.weights import lock as words
 from lynx_engine.weights.fetch import digests_of, fetch, part_of, put_in_place
@@ -176,7 +176,10 @@ class _Pull:
         return list(files.values())
 
     def _is_whole(self, spec: VariantSpec, weight: WeightFile) -> bool:
-        names = {*files_of(weight, needed_files(spec, self._models_dir))}
+        try:
+            names = {*files_of(weight, needed_files(spec, self._models_dir))}
+        except RowError:  # an index that cannot be read; its source is asked for a right one
+            return False
         names |= {*files_of(weight, tuple(self._locked))}
         entries = {name: self._locked.get(name) for name in names}
         for name, entry in entries.items():

@@ -431,6 +431,16 @@ def test_file_that_is_here_and_differs_is_named_and_kept_until_replace(
     assert here(studio) == layout("lynx_full")
 
 
+def test_damaged_index_is_named_and_replaced_like_any_file(hub: Hub, studio: Workspace) -> None:
+    fill(hub)
+    studio.json("models", "pull", "wan")
+    name = f"{BASE}/transformer/diffusion_pytorch_model.safetensors.index.json"
+    (studio.folder / "models" / name).write_text("{}")
+    assert name in refused(studio, 4, "pull", "wan")
+    assert list(studio.json("models", "pull", "wan", "--replace")["fetched"]) == [name]
+    assert here(studio) == layout("wan")
+
+
 def test_stated_digest_of_the_recogniser_is_checked_and_noted(hub: Hub, studio: Workspace) -> None:
     fill(hub)
     right = hashlib.sha256(noise("arcface", 20_000)).hexdigest()

@@ -52,6 +52,7 @@ class Request:
     host: str
     path: str
     start: int
+    last: int | None
     authorization: str
     sent: int = 0
 
@@ -97,7 +98,8 @@ class Hub:
 
     def asked_for(self, ending: str) -> list[Request]:
         """Requests for the bytes of a file."""
-        return [r for r in self.requests if r.method == "GET" and r.path.endswith(ending)]
+        asked = (r for r in self.requests if r.method == "GET" and r.last is None)
+        return [request for request in asked if request.path.endswith(ending)]
 
     def sent(self, ending: str = "") -> int:
         """Bytes of files sent so far."""
@@ -147,12 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub, path = self.served, unquote(urlsplit(self.path).path)
-        start = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+        start, _, last = asked.partition("-")
         request = Request(
             self.command,
             self.headers.get("Host", ""),
             path,
             int(start),
+            int(last) if last else None,
             self.headers.get("Authorization", ""),
         )
         hub.requests.append(request)
@@ -216,8 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, request: Request, data: bytes) -> None:
         faults = self.served.faults
         fault = next((f for end, f in faults.items() if request.path.endswith(end)), Fault())
-        if self.command == "HEAD":
-            fault = Fault()
+        if self.command == "HEAD" or request.last is not None:
+            fault = Fault()  # a question for size and ETag
         if fault.status is not None:
             self._plain(fault.status, b"{}")
             return
@@ -227,10 +231,12 @@ class _Handler(BaseHTTPRequestHandler):
         if request.start >= len(data) and request.start:
             self._plain(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
-        body = data[request.start :]
-        self.send_response(206 if request.start else 200)
-        if request.start:
-            told = f"bytes {request.start}-{len(data) - 1}/{len(data)}"
+        last = len(data) - 1 if request.last is None else request.last
+        body = data[request.start : last + 1]
+        partial = request.start > 0 or request.last is not None
+        self.send_response(206 if partial else 200)
+        if partial:
+            told = f"bytes {request.start}-{last}/{len(data)}"
             self.send_header("Content-Range", told)
         self.send_header("ETag", f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"')
         self.send_header("Content-Length", str(len(body)))
