@@ -25,6 +25,7 @@ from lynx_engine.identity.align import identity_crop, reference_crop
 from lynx_engine.models.attention import NO_ADAPTERS
 from lynx_engine.variants import get_variant
 from tests.parity.cases import Case, case_folders, face_tensors, faults, parity_folder, read_case
+from tests.support.weights import list_pickle
 
 TENSOR = 1e-5
 LATENT = 5e-5
@@ -59,7 +60,9 @@ def loaded(case_folder: Path) -> Iterator[LoadedCase]:
         for part in ("base", "lynx_full", "lynx_lite"):
             (weights / part).symlink_to(case.folder.resolve() / part, target_is_directory=True)
         (weights / "arcface").mkdir()
-        torch.save(face_tensors(case.folder), weights / get_variant("lynx_full").face_encoder)
+        face_path = weights / get_variant("lynx_full").face_encoder
+        torch.save(face_tensors(case.folder), face_path)
+        list_pickle(face_path, weights)
 
         def load(name: str) -> RenderEngine:
             return RenderEngine.load(
