@@ -29,6 +29,7 @@ lynx-engine models pull lynx_full
 lynx-engine models verify lynx_full --json"""
 
 _ALL = "all"
+_NAME_COLUMNS = 22
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", epilog=EXAMPLE)
 
@@ -271,6 +272,12 @@ def _as_json(entry: Entry, report: EntryReport) -> dict[str, object]:
     }
 
 
+def _short(name: str) -> str:
+    """Return a file's name, cut so that bar and ETA fit beside it in 80 columns."""
+    last = name.rpartition("/")[2]
+    return last if len(last) <= _NAME_COLUMNS else f"…{last[1 - _NAME_COLUMNS :]}"
+
+
 class _Quiet:
     """Says only why nothing happens."""
 
@@ -296,13 +303,13 @@ class _Bars(_Quiet):
     def checking(self, name: str, size: int) -> None:
         from lynx_engine.folders import bytes_in_words
 
-        self._show(f"checking {name}", 0, None, bytes_in_words(size))
+        self._show(f"checking {_short(name)}", 0, None, bytes_in_words(size))
 
     def fetching(self, name: str, done: int, total: int) -> None:
         from lynx_engine.folders import bytes_in_words
 
         told = f"{bytes_in_words(done)} of {bytes_in_words(total)}" if total else ""
-        self._show(f"fetching {name}", done, total or None, told)
+        self._show(f"fetching {_short(name)}", done, total or None, told)
 
     def _show(self, description: str, done: int, total: int | None, told: str) -> None:
         from lynx_engine.cli.console import visible
