@@ -5,12 +5,12 @@ It knows sizes, not models: what clips of this campaign took, else a rule of thu
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from lynx_engine.errors import PausedError
+from lynx_engine.folders import bytes_in_words, free_bytes
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
 from lynx_engine.survey import CLIPS_FOLDER
 
@@ -87,24 +87,6 @@ def check_space(
         f"{bytes_in_words(free)} is free in {place}. Make room, or render fewer rows with --limit. "
         "LYNX_DISK_CHECK=false renders until the disk is full."
     )
-
-
-def free_bytes(folder: Path) -> tuple[Path, int]:
-    """Return the nearest existing folder at or above `folder`, and the bytes free there."""
-    path = folder.absolute()
-    place = next(p for p in (path, *path.parents) if p.is_dir())
-    return place, shutil.disk_usage(place).free
-
-
-def bytes_in_words(count: float) -> str:
-    """Return a size as people say it, in powers of ten: `3.2 GB`, `850 kB`, `12 bytes`."""
-    if count < 1000:
-        return f"{count:.0f} byte{'' if round(count) == 1 else 's'}"
-    for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.5:
-            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
-    return f"{count / 1000:.1f} TB"
 
 
 def _clip_bytes(job: RenderJob, sizes: Mapping[ClipForm, float]) -> float:

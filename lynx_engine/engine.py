@@ -53,6 +53,7 @@ from lynx_engine.rendering import OnStage, Rendering
 from lynx_engine.speed import DISTILLED, is_cached
 
 if TYPE_CHECKING:
+    from lynx_engine.folders import ModelsPlace
     from lynx_engine.jobs import RenderJob
     from lynx_engine.variants.spec import VariantSpec
 
@@ -78,7 +79,7 @@ class RenderEngine:
         cls,
         spec: VariantSpec,
         *,
-        weights_dir: Path,
+        weights_dir: ModelsPlace,
         device: str,
         precision: str,
         attention: str = "auto",

@@ -6,9 +6,10 @@ import torch
 
 from lynx_engine.engine import RenderEngine
 from lynx_engine.models.checkpoint import ensure_weights
-from lynx_engine.models.fingerprint import locked_digests, required_files
 from lynx_engine.rendering import EnginePlace, LoadedEngine
 from lynx_engine.variants.spec import VariantSpec
+from lynx_engine.weights.files import required_files
+from lynx_engine.weights.lock import locked_digests
 
 
 def load_engine(spec: VariantSpec, place: EnginePlace) -> LoadedEngine:

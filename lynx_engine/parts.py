@@ -20,6 +20,7 @@ from lynx_engine.models.vae import VideoAutoencoder, load_vae
 from lynx_engine.models.wan import WanDenoiser, attention_on, build_denoiser
 
 if TYPE_CHECKING:
+    from lynx_engine.folders import ModelsPlace
     from lynx_engine.variants.spec import VariantSpec
 
 # What the released schedule is built on; diffusers' own defaults describe another model's.
@@ -68,7 +69,7 @@ class WorkCounters:
 def load_parts(
     spec: VariantSpec,
     *,
-    weights_dir: Path,
+    weights_dir: ModelsPlace,
     device: str,
     precision: str,
     attention: str,

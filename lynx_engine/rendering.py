@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lynx_engine.folders import ModelsPlace
     from lynx_engine.identity.embed import SubjectFace
     from lynx_engine.jobs import Conditions, RenderJob
     from lynx_engine.variants.spec import VariantSpec
@@ -80,7 +81,7 @@ class EnginePlace:
 
     device: str
     precision: str
-    models_dir: Path
+    models_dir: ModelsPlace
     cache_dir: Path
     threads: int
     attention: str = "auto"

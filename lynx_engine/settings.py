@@ -15,10 +15,12 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.folders import ModelFolders
 
 WORKSPACE_FILE = "lynx.toml"
 
@@ -44,6 +46,13 @@ class Settings(BaseSettings):
     outputs: Path = Field(default=Path("outputs"), description="Where campaigns land.")
     state: Path = Field(default=Path(".lynx"), description="Prefect's files, locks, logs.")
     models: Path = Field(default=Path("models"), description="Weights in the public layout.")
+    model_paths: dict[str, Path] = Field(
+        default={}, description="Entries of the public layout that lie elsewhere: name = path."
+    )
+    # As HF_ENDPOINT is for the Hub: where releases on GitHub can only be had from a mirror.
+    github: str = Field(
+        default="https://github.com", description="Where `models pull` fetches release files."
+    )
     cache: Path = Field(default_factory=_user_cache, description="Weights of the tiny variants.")
     # One thread: matrix sums split over threads round differently, and equal jobs promise equal
     # frames on every CPU. Two threads on two contended cores were also up to 30 times slower.
@@ -99,9 +108,10 @@ class Settings(BaseSettings):
         return self.workspace / self.state
 
     @property
-    def models_dir(self) -> Path:
-        """The folder of weights in the public layout."""
-        return self.workspace / self.models
+    def models_dir(self) -> ModelFolders:
+        """The folder of weights in the public layout, with the entries that lie elsewhere."""
+        elsewhere = sorted((entry, self.workspace / p) for entry, p in self.model_paths.items())
+        return ModelFolders(self.workspace / self.models, tuple(elsewhere))
 
     def campaign_dir(self, campaign: str) -> Path:
         """The folder of one campaign."""
@@ -128,9 +138,18 @@ def load_settings(near: Path | None = None, **flags: object) -> Settings:
     except tomllib.TOMLDecodeError as error:
         problem = Problem(str(workspace / WORKSPACE_FILE), f"not valid TOML: {error}")
         raise RefusedError([problem], outcome="nothing was done") from None
+    except SettingsError as error:
+        raise RefusedError([_unparsed(error)], outcome="nothing was done") from None
     except ValidationError as error:
         problems = [_letter(workspace, str(e["loc"][0]), e["msg"]) for e in error.errors()]
         raise RefusedError(problems, outcome="nothing was done") from None
+
+
+def _unparsed(error: SettingsError) -> Problem:
+    """Return the letter for a variable that should hold JSON and does not."""
+    del error  # it names the field only in words
+    advice = """write JSON, as in '{"lynx_full": "/weights/lynx_full"}'"""
+    return Problem("LYNX_MODEL_PATHS", f"not valid JSON; {advice}")
 
 
 def _letter(workspace: Path, name: str, message: str) -> Problem:

@@ -19,14 +19,14 @@ from lynx_engine.identity.detect import detector_name
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.media.images import inspect_photo, read_photo
-from lynx_engine.models.fingerprint import weights_fingerprint
 from lynx_engine.models.lora_file import PEFT_NEEDED, fit_fault, inspect_lora, transformer_layers
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, consent_problems
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
 from lynx_engine.settings import Settings, load_settings
-from lynx_engine.variants import REGISTRY, get_variant
+from lynx_engine.variants import REGISTRY, check_entries, get_variant
+from lynx_engine.weights.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         RefusedError: If the settings are wrong.
     """
     settings = settings or load_settings()
+    check_entries(settings.model_paths)
     photos: dict[str, PhotoFacts] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
     for subject in manifest.subjects.values():

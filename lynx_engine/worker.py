@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lynx_engine.errors import PASSING, ErrorCode, RowError
+from lynx_engine.folders import ModelFolders
 from lynx_engine.jobs import ClipFacts, RenderJob, WorkerFacts
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
@@ -64,7 +65,7 @@ class WorkerSetup:
 
     device: str
     torch_device: str
-    models_dir: Path
+    models_dir: ModelFolders
     cache_dir: Path
     threads: int
     attention: str

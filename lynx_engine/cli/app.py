@@ -18,6 +18,7 @@ from lynx_engine.cli import (
     clean,
     init,
     log,
+    models,
     plan,
     render,
     retry,
@@ -42,6 +43,7 @@ for module in (init, check, plan, render, retry, status, cancel, show, log, clea
     app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
 
 app.add_typer(schedule.app, name="schedule")
+app.add_typer(models.app, name="models")
 
 
 def _show_version(asked: bool) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from lynx_engine.cli.options import JsonOption, ManifestArgument, QuietOption
+from lynx_engine.cli.options import (
+    JsonOption,
+    ManifestArgument,
+    ModelsOption,
+    QuietOption,
+    models_flags,
+)
 
 EXAMPLE = "Example: lynx-engine check manifests/quickstart.yaml"
 
 
 def command(
-    manifest: ManifestArgument, quiet: QuietOption = False, json: JsonOption = False
+    manifest: ManifestArgument,
+    quiet: QuietOption = False,
+    models: ModelsOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Read a manifest and the headers of its photos; list every problem at once.
 
@@ -25,7 +34,7 @@ def command(
     from lynx_engine.variants import REGISTRY
 
     read = read_manifest(manifest, lenient=True)
-    facts = gather_facts(read, load_settings(manifest))
+    facts = gather_facts(read, load_settings(manifest, **models_flags(models)))
     unchecked = dict.fromkeys(REGISTRY, "unchecked")
     plan = plan_renders(read, replace(facts, weights=unchecked, weights_problems={}))
     rows = len(plan.to_run) + len(plan.done) + len(plan.held)

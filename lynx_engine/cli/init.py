@@ -14,6 +14,8 @@ EXAMPLE = "Example: lynx-engine init studio"
 
 _SETTINGS = """# Settings of this workspace; LYNX_MODELS and so on in the environment win over them.
 # models = "models"        # weights of the big variants, in the public layout
+# model_paths = {lynx_full = "/weights/lynx_full"}   # entries of that layout that lie elsewhere
+# github = "https://github.com"   # where `models pull` fetches the face recogniser
 # outputs = "outputs"      # clips and their log
 # state = ".lynx"          # Prefect's files and the workspace key
 # cache = "/somewhere"     # weights of the tiny variants; ~/.cache/lynx_engine by default

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +52,40 @@ LowVramOption = Annotated[
 InProcessOption = Annotated[
     bool, typer.Option("--in-process", help="Without Prefect and Dask, for debugging.")
 ]
+
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option("--models", metavar="DIR", help="Folder of the weights, in the public layout."),
+]
+ModelPathOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-path",
+        metavar="NAME=PATH",
+        help="Where an entry of that layout lies instead, as lynx_full=/weights/lynx; repeat for "
+        "several. `model_paths` in lynx.toml says so for every command.",
+    ),
+]
+
+
+def models_flags(models: Path | None, model_path: list[str] | None = None) -> dict[str, Any]:
+    """Return `--models` and `--model-path` as settings; paths are of the current folder.
+
+    Raises:
+        RefusedError: If a `--model-path` has no equals sign, name or path.
+    """
+    from lynx_engine.errors import Problem, RefusedError
+
+    pairs = [text.partition("=")[::2] for text in model_path or []]
+    bad = [text for text, pair in zip(model_path or [], pairs, strict=True) if not all(pair)]
+    if bad:
+        advice = "write name=path, as in --model-path lynx_full=/weights/lynx"
+        problems = [Problem("--model-path", f"'{text}' is not a pair; {advice}") for text in bad]
+        raise RefusedError(problems, outcome="nothing was done")
+    return {
+        "models": None if models is None else models.absolute(),
+        "model_paths": {name: Path(path).absolute() for name, path in pairs} or None,
+    }
 
 
 def parse_only(given: list[str] | None) -> list[tuple[str, str]]:

@@ -8,8 +8,10 @@ from lynx_engine.cli.options import (
     JsonOption,
     LimitOption,
     ManifestArgument,
+    ModelsOption,
     OnlyOption,
     SkipOption,
+    models_flags,
     parse_only,
 )
 from lynx_engine.speed import EXACT
@@ -26,6 +28,7 @@ def command(
     only: OnlyOption = None,
     limit: LimitOption = None,
     skip_bad_rows: SkipOption = False,
+    models: ModelsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say for every row whether it would run, is done, or waits for you, and why."""
@@ -36,7 +39,7 @@ def command(
     from lynx_engine.settings import load_settings
     from lynx_engine.survey import CLIPS_FOLDER, gather_facts
 
-    settings = load_settings(manifest)
+    settings = load_settings(manifest, **models_flags(models))
     read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read, settings)
     plan = plan_renders(

@@ -18,9 +18,11 @@ from lynx_engine.cli.options import (
     LimitOption,
     LowVramOption,
     ManifestArgument,
+    ModelsOption,
     OnlyOption,
     QuietOption,
     SkipOption,
+    models_flags,
     parse_only,
 )
 
@@ -52,6 +54,7 @@ class RunOptions:
     low_vram: bool
     quiet: bool
     as_json: bool
+    models: Path | None = None
 
 
 def command(
@@ -63,6 +66,7 @@ def command(
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
     lowvram: LowVramOption = False,
+    models: ModelsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -75,6 +79,7 @@ def command(
         low_vram=lowvram,
         quiet=quiet,
         as_json=json,
+        models=models,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=None)
 
@@ -99,7 +104,7 @@ def render_manifest(
     from lynx_engine.settings import load_settings
     from lynx_engine.survey import CLIPS_FOLDER
 
-    settings = load_settings(manifest)
+    settings = load_settings(manifest, **models_flags(options.models))
 
     def decide(read: Manifest, facts: PlanFacts) -> RenderPlan:
         skip = options.skip_bad_rows

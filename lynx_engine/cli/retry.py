@@ -16,6 +16,7 @@ from lynx_engine.cli.options import (
     LimitOption,
     LowVramOption,
     ManifestArgument,
+    ModelsOption,
     OnlyOption,
     QuietOption,
     parse_only,
@@ -57,6 +58,7 @@ def command(
     cluster: ClusterOption = "",
     in_process: InProcessOption = False,
     lowvram: LowVramOption = False,
+    models: ModelsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -70,6 +72,7 @@ def command(
         low_vram=lowvram,
         quiet=quiet,
         as_json=json,
+        models=models,
     )
     render_manifest(manifest, options, only=parse_only(only), limit=limit, retry=retried)
 

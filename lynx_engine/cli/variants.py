@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lynx_engine.cli.options import JsonOption
+from lynx_engine.cli.options import JsonOption, ModelsOption, models_flags
 
 EXAMPLE = "Example: lynx-engine variants --json"
 
 
-def command(json: JsonOption = False) -> None:
+def command(models: ModelsOption = None, json: JsonOption = False) -> None:
     """List the variants with their defaults and their weights."""
     from lynx_engine.cli.console import say, say_json, show_table
     from lynx_engine.errors import RowError
-    from lynx_engine.models.fingerprint import weights_fingerprint
     from lynx_engine.settings import load_settings
-    from lynx_engine.variants import all_variants
+    from lynx_engine.variants import all_variants, check_entries
+    from lynx_engine.weights.fingerprint import weights_fingerprint
 
-    models_dir = load_settings().models_dir
+    settings = load_settings(**models_flags(models))
+    check_entries(settings.model_paths)
+    models_dir = settings.models_dir
     missing: dict[str, str] = {}
     for spec in all_variants().values():
         try:
@@ -44,4 +46,7 @@ def command(json: JsonOption = False) -> None:
     )
     show_table("", ("variant", "what", "defaults", "weights"), rows)
     if missing:
-        say(f"Missing weights belong below {models_dir} (LYNX_MODELS chooses another folder).")
+        say(
+            f"Missing weights belong below {models_dir} (LYNX_MODELS chooses another folder); "
+            "`lynx-engine models pull VARIANT` fetches them."
+        )

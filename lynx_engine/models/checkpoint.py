@@ -11,41 +11,42 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.models.fingerprint import (
-    LOCK_NAME,
-    locked_digests,
-    required_files,
-    shard_names,
-)
+from lynx_engine.folders import ModelsPlace
+from lynx_engine.weights.digests import check_digests, check_pickle
+from lynx_engine.weights.files import shard_names
+from lynx_engine.weights.lock import LOCK_NAME, locked_digests
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
+Place = TypeVar("Place", bound=ModelsPlace)
 _NAMES_SHOWN = 6
 _CURE = "Download the file again from its source, and check that it belongs to this variant."
 
 
-def ensure_weights(spec: VariantSpec, *, models_dir: Path, cache_dir: Path) -> Path:
+def ensure_weights(spec: VariantSpec, *, models_dir: Place, cache_dir: Path) -> Place | Path:
     """Return the folder that holds the variant's weights, making them first if they are made here.
 
     Args:
         spec: The variant.
         models_dir: Where downloaded weights lie.
-        cache_dir: Where made weights lie, one folder a recipe.
+        cache_dir: Where made weights lie, one folder a recipe, and where it is remembered which
+            downloaded files were verified.
 
     Raises:
-        RowError: WEIGHTS, if downloaded files are missing or the recipe made other numbers.
+        RowError: WEIGHTS, if downloaded files are missing or differ from the lock, or the recipe
+            made other numbers.
     """
     if not spec.builder:
-        required_files(spec, models_dir)
+        check_digests(spec, models_dir, cache_dir=cache_dir)
         return models_dir
     folder = cache_dir / spec.recipe
     try:
@@ -78,12 +79,16 @@ def _check_made(folder: Path) -> None:
         )
 
 
-def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def read_tensors(
+    path: Path, *, models_dir: ModelsPlace, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """Read every tensor of a `.safetensors` or `.pth` file to the CPU.
+
+    A `.pth` file is a pickle, read only after its sha256 matched that of `models.lock.json`.
 
     Args:
         path: The file.
-        models_dir: The folder whose `models.lock.json` may list the file.
+        models_dir: The folder whose `models.lock.json` lists the file.
         dtype: Type to hold the tensors in; each is cast as it is read, so that the file's own
             float32 is never in memory as a whole.
 
@@ -94,7 +99,7 @@ def read_tensors(path: Path, *, models_dir: Path, dtype: torch.dtype) -> dict[st
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
             return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
-    check_lock(path, models_dir)
+    check_pickle(path, models_dir)
     return {name: tensor.to(dtype) for name, tensor in read_pickle(path).items()}
 
 
@@ -278,24 +283,6 @@ def open_safetensors(path: Path) -> safe_open:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise unreadable(path, f"is damaged or incomplete ({first_line(error)})") from error
-
-
-def check_lock(path: Path, models_dir: Path) -> None:
-    """Accept a file that is as `models.lock.json` lists it, or that is not listed.
-
-    Raises:
-        RowError: WEIGHTS, if its sha256 is another.
-    """
-    locked = locked_digests(models_dir)
-    name = path.relative_to(models_dir).as_posix() if path.is_relative_to(models_dir) else ""
-    if name not in locked:
-        return
-    found = digest_file(path)
-    if found != locked[name]:
-        raise weights_error(
-            path,
-            f"has sha256 {found}, {LOCK_NAME} says {locked[name]}; it was not opened",
-        )
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -24,6 +24,7 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.tiny_layout import TRANSFORMER
 
 if TYPE_CHECKING:
+    from lynx_engine.folders import ModelsPlace
     from lynx_engine.variants.spec import VariantSpec
 
 MAX_BYTES = 4_000_000_000
@@ -145,7 +146,9 @@ def _tensors(path: Path, header: bytes, data_bytes: int) -> dict[str, Shape]:
     return {name: shape for name, (_, shape, _, _) in found.items()}
 
 
-def transformer_layers(spec: VariantSpec, models_dir: Path) -> dict[str, tuple[int, int]] | None:
+def transformer_layers(
+    spec: VariantSpec, models_dir: ModelsPlace
+) -> dict[str, tuple[int, int]] | None:
     """Return `layer_shapes` of a variant's base model; None while its files are not in order.
 
     Those files have a letter of their own.
@@ -155,7 +158,7 @@ def transformer_layers(spec: VariantSpec, models_dir: Path) -> dict[str, tuple[i
     try:
         if spec.builder:
             return layer_shapes(TRANSFORMER)  # every recipe is one of the tiny layout
-        config = models_dir / spec.base / "transformer" / "config.json"
+        config = models_dir / f"{spec.base}/transformer/config.json"
         return layer_shapes(json.loads(config.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.folders import ModelsPlace
 from lynx_engine.models.adapters import (
     IdentityAdapter,
     ReferenceAdapter,
@@ -98,7 +99,7 @@ class SubjectModels:
 
 def load_subject_models(
     spec: VariantSpec,
-    weights_dir: Path,
+    weights_dir: ModelsPlace,
     denoiser: WanDenoiser,
     *,
     device: torch.device,
@@ -153,7 +154,7 @@ def load_subject_models(
     return SubjectModels(face_encoder, resampler, identity, reference, residences)
 
 
-def _open_face_file(path: Path, models_dir: Path) -> TensorSource:
+def _open_face_file(path: Path, models_dir: ModelsPlace) -> TensorSource:
     """Find the recogniser's tensors, without the counters of training that some exports hold."""
     source = (
         open_file(path)

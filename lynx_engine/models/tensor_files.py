@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
+from lynx_engine.folders import ModelsPlace
 from lynx_engine.models.checkpoint import (
     Shapes,
-    check_lock,
     check_shapes,
     open_safetensors,
     read_index,
@@ -24,6 +24,7 @@ from lynx_engine.models.checkpoint import (
     shapes_of,
     weights_error,
 )
+from lynx_engine.weights.digests import check_pickle
 
 _FLOATS = {"F64", "F32", "BF16", "F16"}
 
@@ -118,18 +119,18 @@ def open_file(path: Path) -> SafetensorsSource:
     return SafetensorsSource(path, dict.fromkeys(shapes, path), shapes)
 
 
-def open_pickle(path: Path, *, models_dir: Path) -> PickleSource:
+def open_pickle(path: Path, *, models_dir: ModelsPlace) -> PickleSource:
     """Read a `.pth` file once, as a whole, so that its digest and checksums are compared.
 
     Args:
         path: The file.
-        models_dir: The folder whose `models.lock.json` may list the file.
+        models_dir: The folder whose `models.lock.json` lists the file.
 
     Raises:
         RowError: WEIGHTS, if it is missing, damaged, or not the one that was locked.
     """
     require_file(path)
-    check_lock(path, models_dir)
+    check_pickle(path, models_dir)
     return PickleSource(path, shapes_of(read_pickle(path)))
 
 

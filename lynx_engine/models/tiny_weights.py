@@ -22,12 +22,12 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.models.fingerprint import write_lock
 from lynx_engine.models.tiny_layout import (
     JSON_FILES,
     TENSOR_FILES,
     tensor_shapes,
 )
+from lynx_engine.weights.lock import write_lock
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 

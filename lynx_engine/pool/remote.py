@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lynx_engine import __version__
 from lynx_engine.pool.devices import count_gpus
 from lynx_engine.pool.protocol import FINISHING
+from lynx_engine.settings import load_settings
 from lynx_engine.worker import DeviceWorker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -60,9 +61,11 @@ def _the_worker(setup: WorkerSetup) -> DeviceWorker:
     if setup.torch_device != "auto":
         return DeviceWorker(setup)
     # A cluster's machine knows its own device and its own folders best.
-    own = {"models_dir": "LYNX_MODELS", "cache_dir": "LYNX_CACHE"}
-    folders = {name: Path(os.environ[key]) for name, key in own.items() if os.environ.get(key)}
-    return DeviceWorker(replace(setup, torch_device="cuda:0" if count_gpus() else "cpu", **folders))
+    if os.environ.get("LYNX_MODELS") or os.environ.get("LYNX_MODEL_PATHS"):
+        setup = replace(setup, models_dir=load_settings().models_dir.resolve())
+    if os.environ.get("LYNX_CACHE"):
+        setup = replace(setup, cache_dir=Path(os.environ["LYNX_CACHE"]))
+    return DeviceWorker(replace(setup, torch_device="cuda:0" if count_gpus() else "cpu"))
 
 
 def load(request: tuple[str, str], setup: WorkerSetup) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
-from lynx_engine.variants.spec import VariantSpec
+from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.variants.spec import VariantSpec, WeightFile
 
 REGISTRY = {
     "tiny": "lynx_engine.variants.tiny",
@@ -33,3 +35,29 @@ def get_variant(name: str) -> VariantSpec:
 def all_variants() -> dict[str, VariantSpec]:
     """Return every registered spec by name, in the order of the registry."""
     return {name: get_variant(name) for name in REGISTRY}
+
+
+def weight_entries() -> dict[str, WeightFile]:
+    """Return the entries of the public layout: what some variant reads and can be downloaded."""
+    found = (weight for spec in all_variants().values() for weight in spec.weights)
+    return {weight.path: weight for weight in found if weight.origin is not None}
+
+
+def check_entries(names: Iterable[str]) -> None:
+    """Accept names that `model_paths` may place elsewhere.
+
+    Raises:
+        RefusedError: Naming every other one, with the nearest that there is.
+    """
+    known = weight_entries()
+    wrong = [
+        Problem(
+            "model_paths",
+            f"unknown entry '{name}'{nearest(name, known) or f'; it is one of {listed}'}",
+        )
+        for listed in [", ".join(known)]
+        for name in names
+        if name not in known
+    ]
+    if wrong:
+        raise RefusedError(wrong, outcome="nothing was done")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lynx_engine.variants.lynx_full import FACE_ENCODER
+from lynx_engine.variants.lynx_full import FACE_ENCODER, LYNX_REPOSITORY
 from lynx_engine.variants.spec import IdentityAdapterSpec, WeightFile
 from lynx_engine.variants.wan import BASE
 from lynx_engine.variants.wan import SPEC as WAN
+from lynx_engine.weights.origins import HubFolder
 
 SPEC = replace(
     WAN,
@@ -22,7 +23,12 @@ SPEC = replace(
     defaults=replace(WAN.defaults, frames=121, fps=24, scale_identity=1.0),
     weights=(
         BASE,
-        WeightFile("lynx_lite", "huggingface.co/ByteDance/lynx, folder lynx_lite", "Apache-2.0"),
+        WeightFile(
+            "lynx_lite",
+            f"huggingface.co/{LYNX_REPOSITORY}, folder lynx_lite",
+            "Apache-2.0",
+            HubFolder(LYNX_REPOSITORY, "lynx_lite", ("*.safetensors",)),
+        ),
         FACE_ENCODER,
     ),
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lynx_engine.shapes import FrameSize
 from lynx_engine.speed import DISTILLED
+from lynx_engine.weights.origins import HubFolder, ReleaseFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,15 @@ class WeightFile:
 
     Attributes:
         path: Relative path in the public layout.
-        source: Where it comes from.
+        source: Where it comes from, in words.
         licence: SPDX expression, or the terms in words.
+        origin: Where a program fetches it; None for what is made on this machine.
     """
 
     path: str
     source: str
     licence: str
+    origin: HubFolder | ReleaseFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

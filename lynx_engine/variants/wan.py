@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants.spec import RenderDefaults, VariantSpec, WeightFile
+from lynx_engine.weights.origins import HubFolder
 
 # A setting of the released Lynx program that its results depend on (bytedance/lynx 3a6a91a).
 NEGATIVE_PROMPT = (
@@ -14,8 +15,25 @@ NEGATIVE_PROMPT = (
     "walking backwards"
 )
 
+_REPOSITORY = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+# What the loaders read: safetensors and the settings beside them, no copies in other formats.
+_READ = (
+    "model_index.json",
+    "scheduler/*.json",
+    "text_encoder/*.json",
+    "text_encoder/*.safetensors",
+    "tokenizer/*",
+    "transformer/*.json",
+    "transformer/*.safetensors",
+    "vae/*.json",
+    "vae/*.safetensors",
+)
+
 BASE = WeightFile(
-    "Wan2.1-T2V-14B-Diffusers", "huggingface.co/Wan-AI/Wan2.1-T2V-14B-Diffusers", "Apache-2.0"
+    "Wan2.1-T2V-14B-Diffusers",
+    f"huggingface.co/{_REPOSITORY}",
+    "Apache-2.0",
+    HubFolder(_REPOSITORY, "", _READ),
 )
 
 SPEC = VariantSpec(

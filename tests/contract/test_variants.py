@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from lynx_engine.errors import RowError
-from lynx_engine.models.fingerprint import weights_fingerprint
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import REGISTRY, all_variants, get_variant
 from lynx_engine.variants.spec import VariantSpec
+from lynx_engine.weights.fingerprint import weights_fingerprint
 
 SPECS = all_variants()
 

@@ -30,7 +30,6 @@ from lynx_engine.live import LIVE_FILE, Live, RowInFlight, is_running, read_live
 from lynx_engine.lock import LOCK_FILE, lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.models.checkpoint import ensure_weights
-from lynx_engine.models.fingerprint import LOCK_NAME, weights_fingerprint, write_lock
 from lynx_engine.planning import plan_renders
 from lynx_engine.provenance import files
 from lynx_engine.provenance.store import read_parts
@@ -38,6 +37,8 @@ from lynx_engine.publisher import Publisher
 from lynx_engine.settings import Settings
 from lynx_engine.survey import Preflight, face_key, gather_facts
 from lynx_engine.variants import get_variant
+from lynx_engine.weights.fingerprint import weights_fingerprint
+from lynx_engine.weights.lock import LOCK_NAME, write_lock
 from tests.faults.disk import CAMPAIGN, HonestPool, run_trial
 from tests.faults.harness import FULL, describe, size
 from tests.support.jobs import astronaut
@@ -154,7 +155,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Studio:
         path = studio.settings.models_dir / DOWNLOADED.base / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode() * 20)
-    write_lock(studio.settings.models_dir)
+    write_lock(studio.settings.models_dir.root)
     return studio
 
 

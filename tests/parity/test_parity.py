@@ -28,6 +28,7 @@ from lynx_engine.models.attention import NO_ADAPTERS
 from lynx_engine.models.tiers import placement_of_tier
 from lynx_engine.variants import get_variant
 from tests.parity.cases import Case, case_folders, face_tensors, faults, parity_folder, read_case
+from tests.support.weights import list_pickle
 
 TENSOR = 1e-5
 LATENT = 5e-5
@@ -64,7 +65,9 @@ def loaded(case_folder: Path) -> Iterator[LoadedCase]:
         for part in ("base", "lynx_full", "lynx_lite"):
             (weights / part).symlink_to(case.folder.resolve() / part, target_is_directory=True)
         (weights / "arcface").mkdir()
-        torch.save(face_tensors(case.folder), weights / get_variant("lynx_full").face_encoder)
+        face_path = weights / get_variant("lynx_full").face_encoder
+        torch.save(face_tensors(case.folder), face_path)
+        list_pickle(face_path, weights)
 
         def load(name: str, **options: Any) -> RenderEngine:
             return RenderEngine.load(

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lynx_engine.digest import digest_file
+from lynx_engine.weights.lock import OF_FILE_FOUND, LockedFile, add_to_lock
+
 SHARD_BYTES = "200KB"
 
 
@@ -72,7 +75,15 @@ def write_public_layout(
         arcface = models_dir / "arcface"
         arcface.mkdir()
         torch.save(face_tensors(), arcface / "recognition_arcface_ir_se50.pth")
+        # A pickle that the lock does not list is not opened.
+        list_pickle(arcface / "recognition_arcface_ir_se50.pth", models_dir)
     return tuple(sorted(path.name for path in models_dir.iterdir()))
+
+
+def list_pickle(path: Path, models_dir: Path) -> None:
+    """Put a pickle's sha256 into the lock of `models_dir`, as it is now."""
+    name = path.relative_to(models_dir).as_posix()
+    add_to_lock(models_dir, {name: LockedFile(digest_file(path), digest=OF_FILE_FOUND)})
 
 
 def face_tensors(stem: int = 4) -> dict[str, torch.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from lynx_engine.digest import digest_file
 from lynx_engine.engine import RenderEngine
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.models.checkpoint import ensure_weights, read_tensors
-from lynx_engine.models.fingerprint import weights_fingerprint
 from lynx_engine.variants import get_variant
-from tests.support.weights import write_public_layout
+from tests.support.weights import list_pickle, write_public_layout
 
 FULL = get_variant("lynx_full")
 BASE = "Wan2.1-T2V-14B-Diffusers"
@@ -210,6 +208,7 @@ def test_damaged_pickle_is_named_whatever_it_breaks(tmp_path: Path, zipped: bool
     letters: list[str] = []
     for at in range(0, len(whole), 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
+        list_pickle(path, tmp_path)  # the reader's own care, with the digest's taken away
         try:
             read_tensors(path, models_dir=tmp_path, dtype=torch.float32)
         except RowError as error:
@@ -226,6 +225,7 @@ def test_pickle_that_would_run_code_is_not_run(models: Path) -> None:
             return (Path.touch, (str(models / "ran"),))
 
     path.write_bytes(pickle.dumps(Payload(), protocol=2))
+    list_pickle(path, models)
     assert "plain tensors" in load_error(models)
     assert not (models / "ran").exists()
 
@@ -240,63 +240,21 @@ def test_locked_pickle_is_opened_only_when_its_digest_matches(models: Path) -> N
         read_tensors(path, models_dir=models, dtype=torch.float32)
 
 
-def test_broken_lock_file_is_refused(models: Path) -> None:
-    (models / "models.lock.json").write_text('["not", "a", "lock"]')
-    with pytest.raises(RowError, match=r"models\.lock\.json: not a lock file"):
-        weights_fingerprint(FULL, models)
-
-
-def test_fingerprint_names_everything_missing_at_once_and_where_it_comes_from(
-    tmp_path: Path,
+def test_pickle_that_the_lock_does_not_list_is_refused_with_the_way_to_list_it(
+    models: Path,
 ) -> None:
-    with pytest.raises(RowError) as caught:
-        weights_fingerprint(FULL, tmp_path)
-    text = str(caught.value)
-    for weight in FULL.weights:
-        assert f"{weight.path}: not there; it comes from {weight.source}" in text
-
-
-def test_fingerprint_names_each_missing_file_of_a_folder(models: Path) -> None:
-    gone = (
-        "lynx_full/ref_layers.safetensors",
-        f"{TRANSFORMER}/diffusion_pytorch_model-00007-of-00010.safetensors",
-    )
-    for name in gone:
-        (models / name).unlink()
-    with pytest.raises(RowError) as caught:
-        weights_fingerprint(FULL, models)
-    assert all(f"{name}: not there" in str(caught.value) for name in gone)
-    assert "resampler" not in str(caught.value)
-
-
-def test_fingerprint_follows_the_variants_own_files_and_no_others(models: Path) -> None:
-    before = weights_fingerprint(FULL, models)
-    (models / "lynx_lite" / "ip_layers.safetensors").write_bytes(b"other")
-    (models / "lynx_full" / "notes.txt").write_text("mine")
-    assert weights_fingerprint(FULL, models) == before
-    rewrite(models / "lynx_full" / "ip_layers.safetensors", **{"0.to_k_ip.bias": torch.ones(96)})
-    assert weights_fingerprint(FULL, models) != before
-
-
-def test_fingerprint_takes_locked_digests_without_reading_the_files(models: Path) -> None:
-    locked = "lynx_full/ip_layers.safetensors"
-    lock = models / "models.lock.json"
-    lock.write_text(json.dumps({"files": {locked: {"sha256": "a" * 64}}}))
-    before = weights_fingerprint(FULL, models)
-    (models / locked).write_bytes(b"not read")
-    assert weights_fingerprint(FULL, models) == before
-    lock.write_text(json.dumps({"files": {locked: {"sha256": "b" * 64}}}))
-    assert weights_fingerprint(FULL, models) != before
-
-
-def test_made_weights_are_fingerprinted_by_their_recipe(tmp_path: Path) -> None:
-    spec = replace(get_variant("tiny"), recipe="tiny-9")
-    assert weights_fingerprint(spec, tmp_path / "nowhere") == "tiny-9"
+    (models / "models.lock.json").unlink()
+    text = load_error(models)
+    assert "models.lock.json does not list it" in text
+    assert "`lynx-engine models pull` lists it" in text
+    assert "`lynx-engine models verify --record`" in text
 
 
 def test_downloaded_weights_are_used_where_they_lie(models: Path, tmp_path: Path) -> None:
-    assert ensure_weights(FULL, models_dir=models, cache_dir=tmp_path / "cache") == models
-    assert not (tmp_path / "cache").exists()
+    cache = tmp_path / "cache"
+    assert ensure_weights(FULL, models_dir=models, cache_dir=cache) == models
+    made = [path.name for path in cache.iterdir() if not path.name.startswith(".")]
+    assert made == ["verified-weights.json"]
 
 
 def test_damaged_made_weights_are_named_and_not_used(tmp_path: Path) -> None:

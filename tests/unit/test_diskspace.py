@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_engine import diskspace
+from lynx_engine import folders
 from lynx_engine.cli.render import RunOptions, render_manifest
 from lynx_engine.diskspace import (
     RECORD_BYTES,
@@ -92,9 +92,9 @@ def test_full_disk_is_told_before_the_run_with_both_numbers(
     past = past_of(folder / "clips", {1: 1_000_000})
     plan = plan_of(*(make_job(seed=seed) for seed in range(2, 5)))
     needed = 4_000_000 + 3 * RECORD_BYTES
-    monkeypatch.setattr(diskspace.shutil, "disk_usage", lambda _: Usage(0, 0, needed))
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: Usage(0, 0, needed))
     check_space(plan, folder, ("cpu",), past)
-    monkeypatch.setattr(diskspace.shutil, "disk_usage", lambda _: Usage(0, 0, needed - 1))
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: Usage(0, 0, needed - 1))
     with pytest.raises(PausedError) as caught:
         check_space(plan, folder, ("cpu",), past)
     assert str(caught.value) == (
@@ -145,7 +145,7 @@ def test_render_stops_before_any_work_and_the_setting_lets_it_go_on(
     (tmp_path / "lynx.toml").touch()
     (tmp_path / "m.yaml").write_text(MANIFEST)
     shutil.copyfile(astronaut(), tmp_path / "one.png")
-    monkeypatch.setattr(diskspace.shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
     asked: list[object] = []
     monkeypatch.setattr("flows.run.render", lambda plan, **_: asked.append(plan) or sys.exit(9))
     options = RunOptions(

@@ -100,7 +100,7 @@ def test_flag_wins_over_variable_and_variable_over_file(
     monkeypatch.setenv("LYNX_OUTPUTS", "from-variable")
     settings = load_settings(tmp_path, outputs=Path("from-flag"))
     assert settings.threads == 3
-    assert settings.models_dir == tmp_path / "from-variable"
+    assert settings.models_dir.root == tmp_path / "from-variable"
     assert settings.outputs_dir == tmp_path / "from-flag"
     assert settings.campaign_dir("trial") == tmp_path / "from-flag" / "trial"
 

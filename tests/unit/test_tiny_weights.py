@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from lynx_engine.errors import RowError
 from lynx_engine.models import tiny_weights
 from lynx_engine.models.checkpoint import ensure_weights
-from lynx_engine.models.fingerprint import LOCK_NAME
 from lynx_engine.models.text import load_tokenizer
 from lynx_engine.models.tiny_layout import JSON_FILES, TENSOR_FILES, tensor_shapes
 from lynx_engine.models.tiny_weights import build_tiny_weights, make_tensor, uniform
 from lynx_engine.variants import get_variant
+from lynx_engine.weights.lock import LOCK_NAME
 
 
 @pytest.fixture(scope="module")
