@@ -223,11 +223,11 @@ def _decode_alone(
     size_of: Architecture, frames: int, size: FrameSize, tiled: bool, device: torch.device
 ) -> Peak:
     vae = build_vae(size_of, device)
-    accounting = ByteAccounting()
+    decoder, accounting = VideoAutoencoder(vae), ByteAccounting()
     accounting.leave_out(vae.parameters())
     with torch.inference_mode(), accounting:
         latents = torch.empty(latent_shape(frames, size, frame_stride=4), device=device)
-        VideoAutoencoder(vae).decode(latents, tiled=tiled)
+        decoder.decode(latents, tiled=tiled)
     return accounting.peak
 
 
@@ -248,7 +248,8 @@ def _account_text(
         feed_forward_proj="gated-gelu",
     )
     with transformer.device:
-        encoder = UMT5EncoderModel(settings).to(dtype=dtype).eval()
+        encoder = UMT5EncoderModel(settings)
+    encoder.eval().to(dtype=dtype)  # pyright: ignore[reportCallIssue]
     accounting = ByteAccounting()
     _hold_blocks(accounting, transformer, placement)
     _hold_others(accounting, size_of, transformer, placement)
