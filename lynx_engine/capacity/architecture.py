@@ -266,6 +266,19 @@ class Architecture:
         return f"{t.width}x{t.heads}-f{t.ffn_width}-{identity}{reference or '-'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Dimensions known without a file.
+
+    Attributes:
+        configs: Component of the base model -> its config.
+        identity: Tensors of the identity adapter, name -> shape.
+    """
+
+    configs: Mapping[str, Mapping[str, object]]
+    identity: Shapes
+
+
 def read_architecture(
     folder: Path | None,
     *,
@@ -276,6 +289,7 @@ def read_architecture(
     shares_text_key_norm: bool,
     uses_reference: bool,
     branches: int,
+    layout: Layout | None = None,
 ) -> Architecture:
     """Return a variant's dimensions, of what lies on the disk, else as published for 14B.
 
@@ -290,12 +304,18 @@ def read_architecture(
         shares_text_key_norm: Whether the identity tokens are as wide as the base (Lynx full).
         uses_reference: Whether a reference adapter is part of it.
         branches: Passes of one step.
+        layout: What weights that are made here will look like; files go before it.
     """
     root = folder / base if folder is not None else None
-    transformer = _transformer(_config(root, "transformer"))
+    made = layout or Layout({}, {})
+
+    def config(component: str) -> Mapping[str, object]:
+        return _config(root, component) or made.configs.get(component, {})
+
+    transformer = _transformer(config("transformer"))
     adapter = None
     if identity_stride is not None:
-        layers = _shapes(folder, adapters, "ip_layers.safetensors")
+        layers = _shapes(folder, adapters, "ip_layers.safetensors") or made.identity
         resampler = _shapes(folder, adapters, "resampler.safetensors")
         width = transformer.width if shares_text_key_norm else 2048
         _, tokens, inner = resampler.get("latents", (1, 16, 1280))
@@ -313,8 +333,8 @@ def read_architecture(
         )
     return Architecture(
         transformer,
-        _text(_config(root, "text_encoder")),
-        _vae(_config(root, "vae")),
+        _text(config("text_encoder")),
+        _vae(config("vae")),
         adapter,
         branches,
     )

@@ -16,6 +16,7 @@ from lynx_engine.cli import (
     cancel,
     check,
     clean,
+    doctor,
     init,
     log,
     plan,
@@ -38,7 +39,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (init, check, plan, render, retry, status, cancel, show, log, clean, variants):
+for module in (
+    init,
+    check,
+    plan,
+    render,
+    retry,
+    status,
+    cancel,
+    show,
+    log,
+    clean,
+    variants,
+    doctor,
+):
     app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
 
 app.add_typer(schedule.app, name="schedule")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lynx_engine.capacity.architecture import Architecture, read_architecture
+from lynx_engine.capacity.architecture import Architecture, Layout, read_architecture
 from lynx_engine.variants.spec import VariantSpec
 
 
@@ -30,6 +30,17 @@ def architecture_of(spec: VariantSpec, weights_dir: Path | None) -> Architecture
         shares_text_key_norm=identity is not None and identity.shares_text_key_norm,
         uses_reference=spec.uses_reference,
         branches=len(spec.branches),
+        layout=_made_layout(spec) if spec.builder else None,
+    )
+
+
+def _made_layout(spec: VariantSpec) -> Layout:
+    from lynx_engine.models.tiny_layout import JSON_FILES, tensor_shapes
+
+    components = ("transformer", "text_encoder", "vae")
+    return Layout(
+        {name: JSON_FILES[f"{spec.base}/{name}/config.json"] for name in components},
+        tensor_shapes(f"{spec.adapters}/ip_layers.safetensors"),
     )
 
 
