@@ -38,6 +38,7 @@ faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); pri
 
 bench: $(VENV)/.installed-test  ## Measure orchestration and fan-out on an idle machine
 	$(BIN)/python -m tests.benchmarks.bench_fanout
+	$(BIN)/python -m tests.benchmarks.bench_memory
 
 schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
 	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.capacity.architecture import Architecture
-from lynx_engine.capacity.calibration import ADVICE, Calibrations
+from lynx_engine.capacity.calibration import ADVICE, Calibration, Calibrations
 from lynx_engine.capacity.choose import Choice, DoesNotFit, choose, choose_on_cpu
-from lynx_engine.capacity.cost import Work, predict_seconds
+from lynx_engine.capacity.cost import Work, pass_operations, predict_seconds
 from lynx_engine.capacity.machine import Device
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import get_variant
@@ -115,6 +115,36 @@ class Forecaster:
         numbers = architecture.transformer.numbers + architecture.text.numbers
         return _LOAD_START_S + 4 * numbers / _LOAD_RATE
 
+    def calibration(self, request: Request, device: Device) -> Calibration | None:
+        """Return what was measured on such a device for such a model, or None."""
+        architecture = self._architecture(request[0])
+        if architecture is None:
+            return None
+        return self._calibrations.find(
+            device_name=device.name,
+            torch_version=self._torch_version,
+            precision=request[4],
+            architecture=architecture.key,
+        )
+
+    def step_seconds(self, request: Request, device: Device) -> float:
+        """Return the seconds of one step as calibrated; 0.0 if it is not known."""
+        architecture = self._architecture(request[0])
+        entry, choice = self.calibration(request, device), self.of(request, device).choice
+        if architecture is None or entry is None or choice is None:
+            return 0.0
+        work = Work(request[1], FrameSize.parse(request[2]), 1, request[4])
+        return predict_seconds(architecture, work, choice.placement, entry.speeds)["denoise"]
+
+    def step_operations(self, variant: str) -> int:
+        """Return the operations of one step at a variant's defaults, 0 without a model."""
+        architecture, d = self._architecture(variant), get_variant(variant).defaults
+        if architecture is None:
+            return 0
+        size = d.size
+        tokens = architecture.transformer.tokens(d.frames, size.height_px, size.width_px)
+        return architecture.branches * pass_operations(architecture, tokens)
+
     def _forecast(self, request: Request, device: Device) -> Forecast:
         variant, frames, size, steps, precision, *_ = request
         architecture = self._architecture(variant)
@@ -127,12 +157,7 @@ class Forecaster:
             return Forecast(device, None, why=str(error))
         if seconds is not None:
             return Forecast(device, choice, seconds=seconds, source="measured")
-        entry = self._calibrations.find(
-            device_name=device.name,
-            torch_version=self._torch_version,
-            precision=precision,
-            architecture=architecture.key,
-        )
+        entry = self.calibration(request, device)
         if entry is None:
             return Forecast(device, choice)
         work = Work(frames, FrameSize.parse(size), steps, precision)

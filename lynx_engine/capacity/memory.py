@@ -25,6 +25,7 @@ CONTEXT_BYTES = 450 << 20
 process has touched its device still holds it."""
 # Workspaces of cuBLAS and cuDNN, the allocator's small pools: not measured on a card yet.
 _WORKSPACE_BYTES = 256 << 20
+_PROCESS_BYTES = 600 << 20  # a worker process that renders tiny, less its model
 # Gaps between tensors that come and go, and between weights, which stay.
 _GAPS_MADE, _GAPS_HELD = 0.04, 0.01
 
@@ -121,6 +122,7 @@ def estimate_host(
     if adapters is not None:
         numbers = adapters.identity_numbers(base) + adapters.reference_numbers(base)
         held["adapters"] = numbers * number
+    held["python and torch"] = _PROCESS_BYTES
     phases = {name: {**items, **held} for name, items in gpu.phases.items()}
     return Estimate(phases, _reserve(phases))
 
