@@ -13,6 +13,7 @@ import typer
 
 from lynx_engine import __version__
 from lynx_engine.cli import (
+    bench,
     cancel,
     check,
     clean,
@@ -52,6 +53,7 @@ for module in (
     clean,
     variants,
     doctor,
+    bench,
 ):
     app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
 
