@@ -40,9 +40,10 @@ def test_doctor_says_what_renders_here_and_what_is_missing(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "ffmpeg" in done.stdout
     assert "lynx-engine doctor --calibrate" in done.stdout
-    tiny = next(line for line in done.stdout.splitlines() if line.startswith("tiny "))
+    tiny = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["tiny"])
     assert "resident" in tiny
-    assert "missing" in next(ln for ln in done.stdout.splitlines() if ln.startswith("lynx_full"))
+    full = next(ln for ln in done.stdout.splitlines() if ln.split()[:1] == ["lynx_full"])
+    assert "missing" in full
 
 
 def test_doctor_is_quick_and_loads_no_torch(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_calibration_gives_plan_its_time_and_damage_takes_it_away(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "measuring tiny" in done.stderr
     file = tmp_path / "cache" / "calibration.json"
-    tiny = next(ln for ln in done.stdout.splitlines() if ln.startswith("tiny "))
+    tiny = next(ln for ln in done.stdout.splitlines() if ln.split()[:1] == ["tiny"])
     assert "calibrated" in tiny
     file.write_text(file.read_text().replace("step_s", "step_t"))
     damaged = run("doctor", folder=tmp_path)
@@ -117,7 +118,7 @@ def test_plan_warns_of_rows_that_fit_no_device_before_the_night(
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("{}")
     table = tmp_path / "night.csv"
-    table.write_text("prompt,seed,variant\nA park at night.,1,wan\n")
+    table.write_text("prompt,seed,variant,safety\nA park at night.,1,wan,acknowledged-off\n")
     done = run("plan", str(table), folder=tmp_path, PATH=small_card)
     assert done.returncode == 0, done.stderr
     assert "1 row of wan (81 frames of 832x480) fits no device here" in done.stderr

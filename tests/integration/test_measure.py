@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from lynx_engine.variants.dimensions import architecture_of
 from tests.support.renders import ASTRONAUT_LANDMARKS, astronaut, make_job
 from tests.support.weights import Scale, write_public_layout
 
-# Other work on a shared machine has made the same clip 2.6 times slower within a minute.
-BAND = 3.0
+BAND = 2.0
+"""Prediction and reality lie within this factor, each at its fastest: a machine that is busy with
+other work makes the same clip three times slower within a minute."""
 
 
 @pytest.mark.parametrize("scale", ["tiny", "mid-size"])
@@ -45,12 +45,11 @@ def test_predicted_seconds_are_near_the_real_ones(tmp_path: Path, scale: str) ->
         return sum(engine.render(job, face).stages_s.values())
 
     clip(0)
-    before = [clip(1)]
+    real = [clip(1), clip(2)]
     entry = calibrate_on(
         spec, architecture, device="cpu", precision="float32", threads=1, budget_s=6.0
     )
-    real = statistics.median([*before, clip(2), clip(3)])
+    real += [clip(3), clip(4)]
     work = Work(frames, size, steps, "float32")
     predicted = sum(predict_seconds(architecture, work, RESIDENT, entry.speeds).values())
-    print(f"{scale}: predicted {predicted:.2f} s, real {real:.2f} s, {predicted / real:.2f}")
-    assert 1 / BAND <= predicted / real <= BAND
+    assert 1 / BAND <= predicted / min(real) <= BAND, (scale, predicted, real, entry.speeds)
