@@ -46,7 +46,8 @@ def opening_line(plan: RenderPlan, settings: Settings, devices: str) -> str:
     from lynx_engine.cli.doctor import choose_devices
 
     forecaster, ahead = look_ahead(plan, settings, choose_devices(devices))
-    lines = [eta_in_words(ahead, forecaster)]
+    # Nobody is sent to calibrate when a run begins: that is what `plan` and `doctor` say.
+    lines = [eta_in_words(ahead, forecaster)] if ahead.seconds else []
     lines += warnings_of(forecast_rows(plan, forecaster), ahead)
     return "\n".join(lines)
 

@@ -64,7 +64,6 @@ def account(
     }
 
 
-@cache
 def build_transformer(
     size_of: Architecture, dtype: torch.dtype, device: torch.device = META
 ) -> WanTransformer3DModel:
