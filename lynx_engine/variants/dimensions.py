@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lynx_engine.capacity.architecture import Architecture, Layout, read_architecture
+from lynx_engine.capacity.architecture import Architecture
+from lynx_engine.capacity.reading import Layout, read_architecture
 from lynx_engine.variants.spec import VariantSpec
 
 
