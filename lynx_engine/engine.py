@@ -36,6 +36,7 @@ from lynx_engine.models.device import (
     StageClock,
     peak_memory_bytes,
     reproducible,
+    spendable_memory_bytes,
 )
 from lynx_engine.models.loras import LoraShelf
 from lynx_engine.models.memory import MemoryLadder
@@ -45,7 +46,7 @@ from lynx_engine.models.tiers import (
     FREE_CACHES,
     SAMPLING_RUNGS,
     TILED_DECODING_RUNGS,
-    choose_placement,
+    place_job,
 )
 from lynx_engine.models.vae import checked_frames
 from lynx_engine.parts import EngineParts, WorkCounters, load_parts
@@ -72,6 +73,7 @@ class RenderEngine:
         self._scheduler_config = parts.scheduler_config
         self._vae = parts.vae
         self._placer = parts.placer
+        self._architecture = parts.architecture
         self._decode_precision = ""
 
     @classmethod
@@ -160,7 +162,7 @@ class RenderEngine:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         strict, size = job.numerics == "strict", math.prod(job.shape)
-        chosen = choose_placement(job, blocks=self.denoiser.blocks)
+        chosen = self._choose_placement(job)
         ladder = MemoryLadder(
             partial(self._take_rung, job_size=size),
             what=f"{job.frames} frames of {job.size} did not fit",
@@ -290,6 +292,15 @@ class RenderEngine:
                 branches = self.branches(job, face)
             with clock.stage("denoise"):
                 return self.sample(job, branches, on_step=partial(clock.tell, "denoise"))
+
+    def _choose_placement(self, job: RenderJob) -> Placement:
+        on_card = self.device.type == "cuda"
+        return place_job(
+            job,
+            blocks=self.denoiser.blocks,
+            architecture=self._architecture,
+            spendable_bytes=spendable_memory_bytes(self.device) if on_card else None,
+        )
 
     def _decode_row(
         self, job: RenderJob, latents: torch.Tensor

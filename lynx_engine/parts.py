@@ -18,8 +18,10 @@ from lynx_engine.models.subject import SubjectModels, load_subject_models
 from lynx_engine.models.text import TextEncoder, load_text_encoder
 from lynx_engine.models.vae import VideoAutoencoder, load_vae
 from lynx_engine.models.wan import WanDenoiser, attention_on, build_denoiser
+from lynx_engine.variants.dimensions import architecture_of
 
 if TYPE_CHECKING:
+    from lynx_engine.capacity.architecture import Architecture
     from lynx_engine.folders import ModelsPlace
     from lynx_engine.variants.spec import VariantSpec
 
@@ -42,6 +44,7 @@ class EngineParts:
         vae: Pictures -> latents and back.
         subject: Recogniser, resampler and adapters; None in a variant without identity.
         placer: Says which of their weights are on the device.
+        architecture: Their dimensions, by which it is estimated what fits.
     """
 
     device: torch.device
@@ -51,6 +54,7 @@ class EngineParts:
     vae: VideoAutoencoder
     subject: SubjectModels | None
     placer: Placer
+    architecture: Architecture | None
 
 
 @dataclass(slots=True)
@@ -114,6 +118,7 @@ def load_parts(
             vae=vae,
             subject=subject,
             placer=Placer(denoiser, blocks, others),
+            architecture=architecture_of(spec, weights_dir),
         )
 
 

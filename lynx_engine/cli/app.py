@@ -13,9 +13,11 @@ import typer
 
 from lynx_engine import __version__
 from lynx_engine.cli import (
+    bench,
     cancel,
     check,
     clean,
+    doctor,
     init,
     log,
     models,
@@ -39,7 +41,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (init, check, plan, render, retry, status, cancel, show, log, clean, variants):
+for module in (
+    init,
+    check,
+    plan,
+    render,
+    retry,
+    status,
+    cancel,
+    show,
+    log,
+    clean,
+    variants,
+    doctor,
+    bench,
+):
     app.command(module.__name__.rpartition(".")[2], epilog=module.EXAMPLE)(module.command)
 
 app.add_typer(schedule.app, name="schedule")

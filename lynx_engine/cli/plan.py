@@ -31,8 +31,21 @@ def command(
     models: ModelsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say for every row whether it would run, is done, or waits for you, and why."""
+    """Say for every row whether it would run, is done, or waits for you, and why.
+
+    Then what the rows need, whether they fit this machine's devices, and how long they will take.
+    """
+    from lynx_engine.capacity.machine import find_devices
     from lynx_engine.cli.console import note, say, say_json, show_table
+    from lynx_engine.cli.forecasts import (
+        COLUMNS,
+        campaign_as_json,
+        eta_in_words,
+        forecast_rows,
+        look_ahead,
+        table_rows,
+        warnings_of,
+    )
     from lynx_engine.diskspace import bytes_in_words, estimate_bytes, measured_sizes
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
@@ -51,8 +64,10 @@ def command(
     )
     clips = settings.campaign_dir(plan.campaign) / CLIPS_FOLDER
     disk = estimate_bytes(plan, measured_sizes(facts.by_job.values(), clips))
+    forecaster, ahead = look_ahead(plan, settings, find_devices())
+    kinds = forecast_rows(plan, forecaster)
     if json:
-        say_json(_as_json(plan, facts, disk))
+        say_json({**_as_json(plan, facts, disk), "forecast": campaign_as_json(kinds, ahead)})
         return
     waiting = [
         *((p.job, "run", p.why) for p in plan.to_run),
@@ -72,12 +87,18 @@ def command(
             for j, word, why in waiting
         )
         show_table(plan.campaign, columns, rows)
+    if kinds:
+        show_table("", COLUMNS, table_rows(kinds))
+    eta = eta_in_words(ahead, forecaster)
     say(
         f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done"
         + (f", {len(plan.held)} held" if plan.held else "")
         + (f", {len(plan.problems)} problems" if plan.problems else "")
         + (f"; about {bytes_in_words(disk)} of disk" if plan.to_run else "")
+        + (f"; {eta}" if plan.to_run and eta else "")
     )
+    for warning in warnings_of(kinds, ahead):
+        note(warning)
     for problem in plan.problems:
         note(str(problem))
 

@@ -175,6 +175,7 @@ def _run(
 ) -> CampaignSummary:
     from flows.run import render
     from lynx_engine.cli.console import note
+    from lynx_engine.cli.forecasts import opening_line
     from lynx_engine.cli.progress import watching
     from lynx_engine.diskspace import check_space
     from lynx_engine.pool import find_devices
@@ -187,7 +188,11 @@ def _run(
         check_space(plan, folder, devices, past)
     if not quiet:
         where = "this process" if options.in_process else options.cluster or ", ".join(devices)
-        note(f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}")
+        ahead = "" if options.cluster else opening_line(plan, settings, options.devices)
+        note(
+            f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done, on {where}"
+            + (f"; {ahead}" if ahead else "")
+        )
     with watching(len(plan.to_run), quiet=quiet) as observer:
         return render(
             plan,

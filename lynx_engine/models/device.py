@@ -138,6 +138,11 @@ def free_memory_bytes(device: torch.device) -> tuple[int, int]:
     return memory.available, memory.total
 
 
+def spendable_memory_bytes(device: torch.device) -> int:
+    """Return what a job may take of a CUDA device: what is free, and what torch holds already."""
+    return free_memory_bytes(device)[0] + torch.cuda.memory_reserved(device)
+
+
 def release_memory(device: torch.device) -> None:
     """Give back what nothing uses any more: unreachable objects and, on CUDA, cached blocks."""
     gc.collect()

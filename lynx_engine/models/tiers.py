@@ -1,19 +1,23 @@
 """From a memory tier to a placement, and from a placement that did not fit to the one below it.
 
-Pure: it knows a number of blocks and no device. What a placement needs, and which one a device has
-room for, is estimated elsewhere.
+It knows a number of blocks and no device. What a placement needs is estimated in `capacity`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lynx_engine.capacity.placement import RESIDENT, Placement
+from lynx_engine.capacity.choose import AUTO, DoesNotFit, choose_placement
+from lynx_engine.capacity.placement import RESIDENT, TIERS, Placement
 
 if TYPE_CHECKING:
+    from lynx_engine.capacity.architecture import Architecture
     from lynx_engine.jobs import RenderJob
+
+logger = logging.getLogger(__name__)
 
 FREE_CACHES, VAE_TILING = "free_caches", "vae_tiling"
 OTHERS_WAIT, BLOCKS_LEAVE, REPROJECT = "others_wait", "blocks_leave", "reproject"
@@ -36,15 +40,36 @@ TILED_DECODING_RUNGS = (*DECODING_RUNGS, VAE_TILING)
 """What helps to decode where rounding may differ."""
 
 
-def choose_placement(job: RenderJob, *, blocks: int) -> Placement:
-    """Return where a job's tensors shall lie, before anything is known to fit or not.
+def place_job(
+    job: RenderJob, *, blocks: int, architecture: Architecture | None, spendable_bytes: int | None
+) -> Placement:
+    """Return where a job's tensors shall lie: in the tier it asks for, the fastest that fits.
+
+    Where nothing fits by the estimate, the lowest placement of the tier is tried all the same: the
+    memory ladder knows what really fits.
 
     Args:
-        job: Its `memory` is the tier asked for; auto means resident here.
+        job: Its `memory` is the tier asked for.
         blocks: Transformer blocks of the variant.
+        architecture: The variant's dimensions.
+        spendable_bytes: What the job may take of its device; None where that is host memory, in
+            which auto means resident.
     """
-    tier = "resident" if job.memory == "auto" else job.memory
-    return placement_of_tier(tier, blocks=blocks)
+    if architecture is None or spendable_bytes is None:
+        return placement_of_tier("resident" if job.memory == AUTO else job.memory, blocks=blocks)
+    try:
+        return choose_placement(
+            job.memory,
+            architecture,
+            frames=job.frames,
+            size=job.size,
+            precision=job.precision,
+            numerics=job.numerics,
+            free_bytes=spendable_bytes,
+        )
+    except DoesNotFit as finding:
+        logger.warning("%s: %s %s It is tried all the same.", job.job_id[:12], job.variant, finding)
+        return placement_of_tier(TIERS[-1] if job.memory == AUTO else job.memory, blocks=blocks)
 
 
 def placement_of_tier(tier: str, *, blocks: int) -> Placement:

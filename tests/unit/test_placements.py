@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lynx_engine.capacity.architecture import Architecture
+from lynx_engine.capacity.memory import estimate_memory
 from lynx_engine.capacity.placement import RESIDENT, Placement
 from lynx_engine.engine import RenderEngine
 from lynx_engine.errors import RowError
@@ -21,16 +23,26 @@ from lynx_engine.models.tiers import (
     DECODING_RUNGS,
     SAMPLING_RUNGS,
     TILED_DECODING_RUNGS,
-    choose_placement,
+    place_job,
     placement_of_tier,
     step_down,
 )
 from lynx_engine.variants import get_variant
+from lynx_engine.variants.dimensions import architecture_of
 from tests.support.renders import ASTRONAUT_LANDMARKS, astronaut, make_job, make_small_job
 from tests.support.weights import write_public_layout
 
 JOB = replace(make_job("tiny"), frames=5, steps=2)
 BLOCKS = 4
+
+
+def full_architecture() -> Architecture:
+    found = architecture_of(get_variant("lynx_full"), None)
+    assert found is not None
+    return found
+
+
+FULL = full_architecture()
 
 PLACEMENTS = {
     "one block streamed": Placement("balanced", streamed_blocks=1),
@@ -265,7 +277,7 @@ def test_strict_job_is_never_decoded_in_tiles_whatever_its_placement_says(
     tiny: RenderEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiled = replace(RESIDENT, vae_tiled=True)
-    monkeypatch.setattr("lynx_engine.engine.choose_placement", lambda *_, **__: tiled)
+    monkeypatch.setattr("lynx_engine.engine.place_job", lambda *_, **__: tiled)
     face = tiny.embed_face(astronaut(), ASTRONAUT_LANDMARKS)
     vae: Any = tiny._vae._vae
     flags: list[bool] = []
@@ -332,10 +344,47 @@ def test_tiers_stand_for_less_and_less_on_the_device() -> None:
         placement_of_tier("huge", blocks=40)
 
 
-def test_auto_is_resident_until_something_chooses() -> None:
-    assert choose_placement(JOB, blocks=40) == RESIDENT
+def test_in_host_memory_auto_is_resident() -> None:
+    def on_host(job: RenderJob) -> Placement:
+        return place_job(job, blocks=40, architecture=FULL, spendable_bytes=None)
+
+    assert on_host(JOB) == RESIDENT
     low = replace(JOB, memory="low")
-    assert choose_placement(low, blocks=40) == placement_of_tier("low", blocks=40)
+    assert on_host(low) == placement_of_tier("low", blocks=40)
+
+
+@pytest.mark.parametrize(
+    ("memory", "free_gib", "tier"),
+    [
+        ("auto", 80, "resident"),
+        ("auto", 23, "balanced"),
+        ("auto", 15, "balanced"),
+        ("auto", 8, "low"),
+        ("balanced", 80, "balanced"),
+        ("low", 80, "low"),
+    ],
+)
+def test_on_a_card_the_estimate_chooses_the_placement(
+    memory: str, free_gib: int, tier: str
+) -> None:
+    job = replace(make_job("lynx_full"), memory=memory)
+    placement = place_job(job, blocks=40, architecture=FULL, spendable_bytes=free_gib << 30)
+    assert placement.tier == tier
+    estimate = estimate_memory(
+        FULL, placement, frames=job.frames, size=job.size, precision=job.precision
+    )
+    assert estimate.needed_bytes <= free_gib << 30
+
+
+def test_what_fits_by_no_estimate_is_tried_in_the_lowest_way_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = make_job("lynx_full")
+    placement = place_job(job, blocks=40, architecture=FULL, spendable_bytes=2 << 30)
+    assert placement == placement_of_tier("low", blocks=40)
+    assert "2.0 GiB is free" in caplog.text
+    asked = replace(job, memory="resident")
+    assert place_job(asked, blocks=40, architecture=FULL, spendable_bytes=2 << 30) == RESIDENT
 
 
 def test_ladder_ends_where_the_lowest_tier_stands() -> None:

@@ -1,0 +1,55 @@
+"""Predicted against real seconds, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lynx_engine.capacity.cost import Work, predict_seconds
+from lynx_engine.capacity.placement import RESIDENT
+from lynx_engine.engine import RenderEngine
+from lynx_engine.models.measure import calibrate_on
+from lynx_engine.models.tiny_weights import build_tiny_weights
+from lynx_engine.shapes import FrameSize
+from lynx_engine.variants import get_variant
+from lynx_engine.variants.dimensions import architecture_of
+from tests.support.renders import ASTRONAUT_LANDMARKS, astronaut, make_job
+from tests.support.weights import Scale, write_public_layout
+
+BAND = 2.0
+"""Prediction and reality lie within this factor, each at its fastest: a machine that is busy with
+other work makes the same clip three times slower within a minute."""
+
+
+@pytest.mark.parametrize("scale", ["tiny", "mid-size"])
+def test_predicted_seconds_are_near_the_real_ones(tmp_path: Path, scale: str) -> None:
+    spec = get_variant("tiny" if scale == "tiny" else "lynx_full")
+    folder = tmp_path / "weights"
+    if scale == "tiny":
+        build_tiny_weights(folder)
+    else:
+        write_public_layout(folder, Scale(blocks=6, heads=8, head_width=48))
+    size, frames, steps = FrameSize(128, 128), 17, 4
+    torch.set_num_threads(1)
+    architecture = architecture_of(spec, folder)
+    assert architecture is not None
+    engine = RenderEngine.load(spec, weights_dir=folder, device="cpu", precision="float32")
+    face = engine.embed_face(astronaut(), ASTRONAUT_LANDMARKS)
+    base = replace(make_job(spec.name), size=size, frames=frames, steps=steps, precision="float32")
+
+    def clip(seed: int) -> float:
+        job = replace(base, seed=seed, prompt=f"A person waves {seed} times.")
+        return sum(engine.render(job, face).stages_s.values())
+
+    clip(0)
+    real = [clip(1), clip(2)]
+    entry = calibrate_on(
+        spec, architecture, device="cpu", precision="float32", threads=1, budget_s=6.0
+    )
+    real += [clip(3), clip(4)]
+    work = Work(frames, size, steps, "float32")
+    predicted = sum(predict_seconds(architecture, work, RESIDENT, entry.speeds).values())
+    assert 1 / BAND <= predicted / min(real) <= BAND, (scale, predicted, real, entry.speeds)
