@@ -234,7 +234,7 @@ class RenderEngine:
         shape = latent_shape(job.frames, job.size, frame_stride=self.spec.frame_stride)
         threshold = self.spec.cache_threshold if is_cached(job.speed) else None
         with (
-            self.denoiser.clip(job.numerics),
+            self.denoiser.clip(job.numerics, laid_over=job.loras),
             step_cache(self.denoiser.transformer, threshold=threshold) as cache,
         ):
             latents = sample(
