@@ -41,7 +41,7 @@ def test_a_copy_that_failed_lets_the_others_of_its_block_finish_first() -> None:
         assert place.tensors["wide"][-1] == 2
         assert place.block == -1
         with stream.visiting(0, layer):
-            assert layer.wide[-1] == 1
+            assert layer.get_parameter("wide")[-1] == 1
     finally:
         stream.close()
 
