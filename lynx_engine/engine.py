@@ -234,7 +234,7 @@ class RenderEngine:
         shape = latent_shape(job.frames, job.size, frame_stride=self.spec.frame_stride)
         threshold = self.spec.cache_threshold if is_cached(job.speed) else None
         with (
-            self.denoiser.clip(job.numerics),
+            self.denoiser.clip(job.numerics, laid_over=job.loras),
             step_cache(self.denoiser.transformer, threshold=threshold) as cache,
         ):
             latents = sample(
@@ -267,7 +267,12 @@ class RenderEngine:
 
     @torch.inference_mode()
     def choose_decode_precision(self, latents: torch.Tensor, *, tiled: bool = False) -> str:
-        """Return the fastest precision that decodes well; the first latents asked for decide."""
+        """Return the fastest precision that decodes well; the first latents asked for decide.
+
+        Latents that are not finite decode well in none, and decide nothing for the clips after.
+        """
+        if not bool(torch.isfinite(latents).all()):
+            return "float32"
         if not self._decode_precision:
             self._decode_precision = self._vae.fastest_precision(latents, tiled=tiled)
         return self._decode_precision

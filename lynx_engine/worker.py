@@ -149,6 +149,9 @@ class DeviceWorker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         """Take the device; nothing is loaded before the first request."""
+        # Without it, torch refuses deterministic matrix products (`numerics: strict`); cuBLAS reads
+        # it once, when it starts. Here, as also a cluster's worker and the command itself render.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         self._setup = setup
         self._loaded: LoadedEngine | None = None
         self._loaded_key = ("", "")

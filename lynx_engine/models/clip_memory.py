@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,12 +33,14 @@ class ClipMemory:
 
     Attributes:
         compiled: Whether its passes run compiled.
+        laid_over: Names what is laid over the transformer.
         shapes: Shape of the latents -> rotation angles.
         texts: One for each text tensor that was seen.
         nothing: Keys and values that add nothing, by their shape.
     """
 
     compiled: bool
+    laid_over: Hashable = ()
     shapes: dict[torch.Size, dict[str, Any]] = field(default_factory=dict[torch.Size, Any])
     texts: list[TextMemory] = field(default_factory=list[TextMemory])
     nothing: dict[torch.Size, KeyValue] = field(default_factory=dict[torch.Size, KeyValue])

@@ -23,7 +23,15 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
 }
 # A full CPU, driver or library has no error type of its own.
-_SHORTAGES = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SHORTAGES = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    # What torch says of a convolution for which it found no workspace in any way of computing it.
+    "unable to find an engine to execute this computation",
+)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -129,7 +129,8 @@ class BlockStream:
         self._threads.shutdown(wait=True, cancel_futures=True)
         if self._copies is not None:
             self._copies.synchronize()
-        self._places = []
+        for place in self._places:
+            place.tensors, place.pinned = {}, {}
 
     def _other_than(self, place: _Place) -> _Place:
         return next(p for p in self._places if p is not place)
@@ -150,6 +151,10 @@ class BlockStream:
         """Wait until the copies to a place are begun; on a CPU, until they are done."""
         if not place.pending:
             return
+        # All of them, also when one fails: another that still runs would write into the next block.
+        wait(place.pending)
+        if place.arrived is not None:
+            place.arrived.record(self._copies)
         try:
             for copy in place.pending:
                 copy.result()
@@ -158,8 +163,6 @@ class BlockStream:
             raise
         finally:
             place.pending = []
-        if place.arrived is not None:
-            place.arrived.record(self._copies)
 
     def _copy(self, place: _Place, name: str, source: torch.Tensor) -> None:
         with torch.no_grad():

@@ -11,7 +11,7 @@ embedding and the first block's view of the clip. All of it is bit-identical to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,17 +126,18 @@ class WanDenoiser:
         return works and numerics != "strict"
 
     @contextmanager
-    def clip(self, numerics: str) -> Generator[None]:
+    def clip(self, numerics: str, *, laid_over: Hashable = ()) -> Generator[None]:
         """Sample one clip inside the block: what its steps share is kept, and dropped at the end.
 
         Text tensors handed to `velocity` inside must not be changed in place.
 
         Args:
             numerics: `strict` computes with PyTorch's own attention, never compiled.
+            laid_over: Names what is laid over the transformer: a graph holds its layers and scales.
         """
         if self._clip is not None:
             raise RuntimeError("this denoiser is sampling another clip")
-        self._clip = ClipMemory(compiled=self.compiles_for(numerics))
+        self._clip = ClipMemory(self.compiles_for(numerics), laid_over)
         self._use_backend(self.attention_for(numerics))
         try:
             yield
@@ -248,8 +249,9 @@ class WanDenoiser:
         if self._of_step.values is not None and placement.shares_first_block:
             _self(self._blocks[0]).shared = self._of_step
         if self._compiler is not None and clip is not None and clip.compiled:
-            kind = (latents.shape, text.shape, _shape(identity), _shape(reference))
-            self._compiler.start((*kind, placement.keeps_text_kv, self.transformer.dtype))
+            shapes = (latents.shape, text.shape, _shape(identity), _shape(reference))
+            dtype = self.transformer.dtype
+            self._compiler.start((*shapes, placement.keeps_text_kv, dtype, clip.laid_over))
 
     def _collect(self, text: torch.Tensor) -> None:
         """Keep the text's keys and values that this pass made."""

@@ -104,8 +104,6 @@ class LocalProcess:
         return {
             # CUDA reads this once, so it is fixed before the process starts.
             "CUDA_VISIBLE_DEVICES": visible_to(self._device),
-            # Without it, torch refuses deterministic matrix products (`numerics: strict`).
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             MARK: self._mark,
         }
 

@@ -1,6 +1,7 @@
-"""P3, P4 and P5 on a GPU: a guided step of the 14B models on random weights, at its real size.
+"""P3, P4, P5 and P10 on a GPU: a guided step of the 14B models on random weights, at real size.
 
     python -m tests.benchmarks.bench_gpu            # one GPU with 100 GB, below ten minutes
+    python -m tests.benchmarks.bench_gpu --parts tiers     # P10 alone; it comes last otherwise
     python -m tests.benchmarks.bench_gpu --quick    # small, on any machine: the script itself
 
 Prints a table, and one JSON line last. It downloads nothing, and needs torch, diffusers and what
@@ -25,6 +26,7 @@ from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.models.backends import BACKENDS, BackendError, choose_attention
 from lynx_engine.models.tiny_layout import SCHEDULER
 from lynx_engine.models.wan import WanDenoiser, attention_on, facts_on
+from tests.benchmarks.gpu_memory import bench_tiers
 from tests.benchmarks.guided_step import (
     GuidedStep,
     RandomTensors,
@@ -146,14 +148,21 @@ def bench_attention(bench: Bench, shape: Shape) -> None:
 
 
 def bench_syncs(bench: Bench, step: GuidedStep) -> None:
-    """Sample a small clip and let torch refuse whatever waits for the device."""
+    """Sample a small clip and let torch refuse whatever waits for the device.
+
+    From the second step on: before the first one the timesteps are moved, once a clip.
+    """
     noise = step.latents[:, :, :2, :8, :8].contiguous()
     branches = [
         lambda x, t, text=text, kv=kv: step.denoiser.velocity(x, t, text=text, adapters=kv)
         for text, kv in zip(step.texts, step.adapters, strict=True)
     ]
 
-    def run() -> None:
+    def refuse(*_: int) -> None:
+        if bench.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+
+    def run(on_step: Callable[[int, int], None] | None = None) -> None:
         with step.denoiser.clip("normal"):
             sample(
                 noise,
@@ -161,15 +170,20 @@ def bench_syncs(bench: Bench, step: GuidedStep) -> None:
                 schedule=start_schedule(SCHEDULER, steps=4),
                 guidance=step.guidance,
                 one_step=step.denoiser.step,
+                on_step=on_step,
             )
 
     run()
-    if bench.device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            run()
-        finally:
+    try:
+        run(refuse)
+    except RuntimeError as error:
+        # The figures to come are worth more than this one.
+        bench.tell("syncs_in_sampling", " ".join(str(error).split())[:80])
+        return
+    finally:
+        if bench.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
+    if bench.device.type == "cuda":
         bench.tell("syncs_in_sampling", 0)
 
 
@@ -227,6 +241,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_gpu")
     parser.add_argument("--quick", action="store_true", help="small sizes, on any machine")
     parser.add_argument("--variants", default="lynx_full,lynx_lite", help="which, in which order")
+    parser.add_argument("--parts", default="steps,tiers", help="P3 to P5, P10, or both")
     parser.add_argument("--budget-s", type=float, default=570.0, help="seconds in all")
     return parser.parse_args(arguments)
 
@@ -238,15 +253,33 @@ def main(arguments: Sequence[str]) -> None:
     if not options.quick and bench.device.type == "cpu":
         sys.exit("No GPU is to be seen. --quick tries the script on a CPU.")
     shape = SMALL if options.quick else BIG
+    transformer = make_transformer(shape, RandomTensors(bench.device, torch.bfloat16))
+    if "steps" in options.parts:
+        _bench_steps(bench, shape, transformer, options.variants.split(","))
+    if "tiers" in options.parts and bench.has_time("tiers", 240):
+        # Else what was compiled may hold the stock model, whose weights are those that leave.
+        torch._dynamo.reset()
+        attention = attention_on(bench.device, "auto", "bfloat16")
+        bench_tiers(
+            shape, transformer, attention, quick=bench.quick, clock=bench.clock, tell=bench.tell
+        )
+    for name, text in (("torch", torch.__version__), ("device", _device_name(bench.device))):
+        bench.tell(name, text)
+    sys.stdout.write(json.dumps(bench.figures) + "\n")
+
+
+def _bench_steps(
+    bench: Bench, shape: Shape, transformer: WanTransformer3DModel, variants: Sequence[str]
+) -> None:
+    """Tell P3, P4 and P5, between two looks at what the card sustains."""
     before = sustained_tflops(bench)
     bench_attention(bench, shape)
-    transformer = make_transformer(shape, RandomTensors(bench.device, torch.bfloat16))
-    for variant in options.variants.split(","):
+    for variant in variants:
         bench_variant(bench, variant, transformer)
     after = sustained_tflops(bench)
     bench.tell("sustained_tflops_before", before)
     bench.tell("sustained_tflops_after", after)
-    for variant in options.variants.split(","):
+    for variant in variants:
         short = variant.removeprefix("lynx_")
         if f"{short}_tflops" not in bench.figures:
             continue
@@ -254,12 +287,8 @@ def main(arguments: Sequence[str]) -> None:
         bench.tell(f"P5_{short}", rate / ((before + after) / 2))
         bench.tell(f"P5_{short}_of_790", rate / NOMINAL_TFLOPS)
     if bench.device.type == "cuda":
-        # P10, the peak of each tier, belongs here too. This one holds the adapters' weights
-        # besides, which an engine has in host memory.
+        # With the adapters' weights, which an engine has in host memory: no figure of P10.
         bench.tell("peak_gib_with_adapters", torch.cuda.max_memory_allocated() / 2**30)
-    for name, text in (("torch", torch.__version__), ("device", _device_name(bench.device))):
-        bench.tell(name, text)
-    sys.stdout.write(json.dumps(bench.figures) + "\n")
 
 
 def _device_name(device: torch.device) -> str:

@@ -79,7 +79,9 @@ def test_quick_form_runs_where_only_torch_and_diffusers_are(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     wanted = {"P3_full", "P4_full", "P3_full_compiled", "P5_full", "P5_full_of_790"}
+    wanted |= {f"P10_{tier}_time" for tier in ("resident", "16gb", "8gb")}
     assert wanted <= figures.keys()
+    assert figures["P10_8gb_streamed"] == 2
     assert all(figures[name] > 0 for name in wanted)
 
 

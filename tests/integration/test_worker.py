@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from lynx_engine import sleeper, worker
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.pool import InProcessPool
 from lynx_engine.settings import Settings
 from lynx_engine.worker import DeviceWorker, RenderTask, setup_for
 from tests.support.jobs import make_sleeper_job
@@ -125,3 +127,12 @@ def test_model_is_loaded_once_for_each_variant_and_precision(
     job = replace(make_sleeper_job(""), precision="bfloat16")
     device.render(RenderTask(job, None, tmp_path / "other.mp4"), ignore)
     assert device.load("sleeper", "bfloat16") is not first
+
+
+def test_strict_matrix_products_are_allowed_where_no_pool_set_the_process_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What torch asks for, on CUDA, before it multiplies under deterministic algorithms.
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    InProcessPool(Settings(workspace=tmp_path, cache=tmp_path / "cache"), "cpu")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

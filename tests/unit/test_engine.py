@@ -410,6 +410,13 @@ def test_nan_is_refused_with_advice(tiny: RenderEngine) -> None:
     assert caught.value.code is ErrorCode.BAD_FRAMES
 
 
+def test_a_broken_clip_does_not_choose_how_those_after_it_are_decoded(tiny: RenderEngine) -> None:
+    broken = torch.full((1, 16, 1, 8, 8), float("nan"))
+    assert tiny.choose_decode_precision(broken) == "float32"
+    whole = torch.randn(broken.shape, generator=torch.Generator().manual_seed(0))
+    assert tiny.choose_decode_precision(whole) == tiny._vae.fastest_precision(whole) != "float32"
+
+
 def test_flat_pictures_are_refused_and_one_with_content_is_enough() -> None:
     flat = np.full((3, 16, 16, 3), 128, np.uint8)
     flat[1] = 7
@@ -427,6 +434,9 @@ def test_flat_pictures_are_refused_and_one_with_content_is_enough() -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
         MemoryError(),
     ],
 )

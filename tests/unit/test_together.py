@@ -106,3 +106,18 @@ def test_compiled_blocks_are_streamed_cached_and_changed_by_loras(
     strict = render(compiled, numerics="strict", memory="low")
     assert not strict.conditions.compiled
     np.testing.assert_array_equal(strict.frames, render(eager, numerics="strict").frames)
+
+
+@COMPILER_WARNS
+def test_a_lora_at_many_scales_never_meets_torchs_limit_of_recompilations(
+    weights: Path, tmp_path: Path
+) -> None:
+    eager, compiled = load(weights), load(weights, compile_blocks="on")
+    lora = lora_of(write_lora(tmp_path / "film.st", factors(LAYERS)))
+    # The limit is 8: the ninth scale of a night would have failed its row.
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for scale in (0.5, 1.5):
+            loras = (replace(lora, scale=scale),)
+            found, expected = render(compiled, loras=loras), render(eager, loras=loras)
+            assert found.conditions.compiled
+            assert psnr_db(found, expected) >= COMPILED_DB
