@@ -11,13 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.digest import digest_file
 from lynx_engine.errors import RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.weights.fetch import parts_beside
 from lynx_engine.weights.files import files_of, needed_files
 from lynx_engine.weights.lock import OF_FILE_FOUND, LockedFile, add_to_lock, read_lock
-from lynx_engine.weights.stamps import add_stamps, is_stamped, read_stamps
+from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec, WeightFile
@@ -172,13 +171,11 @@ def verify(
                 yield Finding(name, Verdict.UNLISTED, f"{path} is not in the lock")
             else:
                 on_file(name, path.stat().st_size)
-                found, source = digest_file(path), entry[1].source
+                found, source = digest_and_stamp(path, cache_dir), entry[1].source
                 if listed is None:
                     size = path.stat().st_size
                     recorded = LockedFile(found, size, source, "", OF_FILE_FOUND)
                     add_to_lock(models_dir, {name: recorded})
-                if listed is None or found == listed.sha256:
-                    add_stamps(cache_dir, {path: found})
                 yield _judged(name, path, found, listed=listed, source=source)
         for path in _extra(models_dir / entry[1].path, {models_dir / name for name in names}):
             name = models_dir.name_of(path)

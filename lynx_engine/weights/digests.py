@@ -13,7 +13,7 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelsPlace, bytes_in_words, folders_of
 from lynx_engine.weights.files import required_files
 from lynx_engine.weights.lock import LOCK_NAME, LockedFile, alone, read_lock
-from lynx_engine.weights.stamps import add_stamps, is_stamped, read_stamps
+from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
@@ -112,10 +112,7 @@ def _hash_unverified(
     for name in _unverified(listed, models_dir, cache_dir):
         path = models_dir / name
         logger.info("verifying %s (%s)", path, bytes_in_words(path.stat().st_size))
-        found = digest_file(path)
-        if found == listed[name].sha256:
-            add_stamps(cache_dir, {path: found})
-        yield name, found
+        yield name, digest_and_stamp(path, cache_dir)
 
 
 @contextlib.contextmanager
