@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+COPIES_FOLDER = "converted"
+"""Folder of the user's cache with copies of blocks in the type of the pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolders:
     """A folder of the public layout, some entries of which may lie elsewhere.
