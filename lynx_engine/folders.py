@@ -9,7 +9,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-
 COPIES_FOLDER = "converted"
 """Folder of the user's cache with copies of blocks in the type of the pass."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lynx_engine.errors import RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.weights.fetch import parts_beside
-from lynx_engine.weights.files import files_of, needed_files
+from lynx_engine.weights.files import files_of, needed_files, place_fault, unreadable_letter
 from lynx_engine.weights.lock import OF_FILE_FOUND, LockedFile, add_to_lock, read_lock
 from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
@@ -76,7 +76,7 @@ def look_at(entry: Entry, models_dir: ModelFolders, *, cache_dir: Path) -> Entry
         path, listed = models_dir / name, locked.get(name)
         here += sum(part.stat().st_size for part in parts_beside(path))
         if not path.is_file():
-            lacking.append(f"{name} is missing")
+            lacking.append(f"{name} {place_fault(path)[0]}")
             continue
         size = path.stat().st_size
         here += size
@@ -100,6 +100,7 @@ class Verdict(StrEnum):
         RIGHT: Its sha256 is the lock's.
         DIFFERS: It is another.
         MISSING: The variant or the lock names it, and it is not here.
+        UNREADABLE: The system does not let us read it.
         UNLISTED: The variant reads it, and the lock does not list it.
         RECORDED: It was unlisted; the lock lists it now as it is.
         EXTRA: It lies among the weights; nothing reads or lists it.
@@ -108,6 +109,7 @@ class Verdict(StrEnum):
     RIGHT = "right"
     DIFFERS = "differs"
     MISSING = "missing"
+    UNREADABLE = "unreadable"
     UNLISTED = "unlisted"
     RECORDED = "recorded"
     EXTRA = "extra"
@@ -165,13 +167,18 @@ def verify(
         for name in names:
             path, listed = models_dir / name, locked.get(name)
             if not path.is_file():
-                told = f"{path} is missing; it comes from {entry[1].source}"
+                told = f"{path} {place_fault(path)[0]}; it comes from {entry[1].source}"
                 yield Finding(name, Verdict.MISSING, told)
             elif listed is None and not record:
                 yield Finding(name, Verdict.UNLISTED, f"{path} is not in the lock")
             else:
                 on_file(name, path.stat().st_size)
-                found, source = digest_and_stamp(path, cache_dir), entry[1].source
+                try:
+                    found, source = digest_and_stamp(path, cache_dir), entry[1].source
+                except OSError as error:
+                    told = unreadable_letter(path, error)
+                    yield Finding(name, Verdict.UNREADABLE, told)
+                    continue
                 if listed is None:
                     size = path.stat().st_size
                     recorded = LockedFile(found, size, source, "", OF_FILE_FOUND)

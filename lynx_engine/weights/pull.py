@@ -244,11 +244,15 @@ class _Pull:
 
         Raises:
             DamagedError: Names those that are here and differ, unless they are to be replaced.
+            RefusedError: If a folder stands in a file's place.
         """
         missing: list[RemoteFile] = []
         wrong: list[Problem] = []
         for file in files:
             expected, path = self._expected(file), self._models_dir / file.name
+            if path.is_dir():
+                told = "is a folder, not a file. Move it away, and run the command again"
+                raise RefusedError([Problem(str(path), told)], outcome=OUTCOME)
             fault = self._look(file, path, expected) if path.is_file() else "missing"
             if fault:
                 missing.append(file)
