@@ -9,6 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+COPIES_FOLDER = "converted"
+"""Folder of the user's cache with copies of blocks in the type of the pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFolders:

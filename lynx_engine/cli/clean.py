@@ -61,11 +61,19 @@ def command(
     unrecorded: Annotated[
         bool, typer.Option("--unrecorded", help="Remove clips that no record names, too.")
     ] = False,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copies",
+            help="Remove the cache's copies of big weights, too; they are made anew when needed.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Remove drafts, tracebacks and Prefect's database of campaigns that do not render now."""
     from lynx_engine.cli.console import say_json
     from lynx_engine.cli.records import campaign_named, campaigns_of, settings_for
+    from lynx_engine.folders import COPIES_FOLDER
 
     settings = settings_for(campaign)
     every = campaigns_of(settings)
@@ -75,6 +83,9 @@ def command(
     for name in names:
         clean_campaign(cleaning, name, unrecorded=unrecorded)
     _clean_scratch(cleaning, every)
+    if copies:
+        # A run that reads them keeps what it has mapped.
+        cleaning.remove(sorted((settings.cache / COPIES_FOLDER).glob("*")))
     if not json:
         _tell(cleaning)
         return

@@ -147,7 +147,7 @@ def _stdout() -> Console:
     from rich.console import Console
 
     # A pipe has no width: 80 columns would fold what grep and less should see whole.
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000, highlight=False)
 
 
 def _stderr() -> Console:

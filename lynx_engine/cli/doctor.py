@@ -85,8 +85,10 @@ def command(
     from lynx_engine.errors import ExitCode
     from lynx_engine.forecast import open_forecaster
     from lynx_engine.settings import load_settings
+    from lynx_engine.variants import check_entries
 
     settings = load_settings()
+    check_entries(settings.model_paths)
     found = choose_devices(devices)
     if calibrate:
         for line in calibrate_devices(found, settings, variant or (), quiet=json):
@@ -303,7 +305,7 @@ def _tell(
     if any(c.forecast.fits and c.forecast.seconds is None for c in capacities):
         say(f"No calibration for some of these: {ADVICE}.")
     if any(c.weights == "missing" for c in capacities):
-        say("Missing weights: `lynx-engine variants --json` says where they come from.")
+        say("Missing weights: `lynx-engine models pull VARIANT` fetches them.")
     if not can_render:
         say("Nothing can be rendered here until the lines marked !! or missing are mended.")
 

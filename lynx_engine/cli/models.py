@@ -101,8 +101,8 @@ def pull(
         names = ", ".join(spec.name for spec in downloaded)
         size = bytes_in_words(sum(report.fetched.values()))
         say(
-            f"{names}: complete in {settings.models_dir}. {len(report.fetched)} files fetched "
-            f"({size}), {len(report.kept) + len(report.adopted)} were here. "
+            f"{names}: complete in {settings.models_dir}. {_files(len(report.fetched))} fetched "
+            f"({size}), {len(report.kept) + len(report.adopted)} here before. "
             f"{LOCK_NAME} lists them all."
         )
 
@@ -185,15 +185,24 @@ def verify(
     if json:
         told = [{"file": f.name, "verdict": f.verdict, "told": f.told} for f in found]
         say_json({"models": str(folders), "files": told, "exit_code": int(code)})
-    else:
+    elif entries:
         for finding in found:
             if finding.verdict is not Verdict.RIGHT:
-                say(f"{finding.verdict}: {finding.told}")
+                say(finding.told)
         right = sum(finding.verdict is Verdict.RIGHT for finding in found)
         wrong = sum(finding.verdict not in fine for finding in found)
-        say(f"{right} files are as {folders / 'models.lock.json'} says, {wrong} are not.")
+        listed = f"as {folders / 'models.lock.json'} says"
+        say(f"{_files(right)} {listed}, {wrong} not." if wrong else f"{_files(right)} {listed}.")
         if code:
             say("`lynx-engine models pull VARIANT --replace` fetches what differs or is missing.")
+    elif variants:
+        for spec in _chosen(variants):
+            say(f"{spec.name}: nothing to verify; {_made_here(spec)}.")
+    else:
+        say(
+            f"Nothing to verify: no weights are in {folders}. `lynx-engine models pull VARIANT` "
+            "fetches some; LYNX_MODELS or --models names another folder."
+        )
     raise typer.Exit(code)
 
 
@@ -231,6 +240,10 @@ def _chosen(names: list[str]) -> list[VariantSpec]:
 
 def _entries(spec: VariantSpec) -> list[Entry]:
     return [(spec, weight) for weight in spec.weights if weight.origin is not None]
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _made_here(spec: VariantSpec) -> str:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelsPlace
-from lynx_engine.weights.digests import check_digests, check_pickle
-from lynx_engine.weights.files import shard_names
+from lynx_engine.weights.digests import check_digests
+from lynx_engine.weights.files import place_fault, shard_names, unreadable_letter
 from lynx_engine.weights.lock import LOCK_NAME, locked_digests
 
 if TYPE_CHECKING:
@@ -77,30 +77,6 @@ def _check_made(folder: Path) -> None:
             f"{folder}: {what} is missing or not as it was made. Delete the folder: it is made "
             "anew by the next run.",
         )
-
-
-def read_tensors(
-    path: Path, *, models_dir: ModelsPlace, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Read every tensor of a `.safetensors` or `.pth` file to the CPU.
-
-    A `.pth` file is a pickle, read only after its sha256 matched that of `models.lock.json`.
-
-    Args:
-        path: The file.
-        models_dir: The folder whose `models.lock.json` lists the file.
-        dtype: Type to hold the tensors in; each is cast as it is read, so that the file's own
-            float32 is never in memory as a whole.
-
-    Raises:
-        RowError: WEIGHTS, if the file is missing, damaged, or not the one that was locked.
-    """
-    require_file(path)
-    if path.suffix == ".safetensors":
-        with open_safetensors(path) as file:
-            return {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
-    check_pickle(path, models_dir)
-    return {name: tensor.to(dtype) for name, tensor in read_pickle(path).items()}
 
 
 def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
@@ -238,21 +214,9 @@ def require_file(path: Path) -> None:
     Raises:
         RowError: WEIGHTS, saying what stands in its place.
     """
-    if path.is_file():
-        return
-    if path.is_symlink():
-        what = f"is a link to {path.readlink()}, which is not there"
-        raise weights_error(path, what, cure="Mend the link, or put the file itself here.")
-    if path.is_dir():
-        raise weights_error(path, "is a folder, not a file", cure=f"Remove it. {_CURE}")
-    pickled = sorted(path.parent.glob("*.bin"))
-    if path.suffix == ".safetensors" and pickled:
-        raise weights_error(
-            path,
-            f"is missing; {pickled[0].name} beside it is a pickle, which this engine does not open",
-            cure="Download the safetensors files from the model's source.",
-        )
-    raise weights_error(path, "is missing")
+    what, cure = place_fault(path)
+    if what:
+        raise weights_error(path, what, cure=cure)
 
 
 def unreadable(path: Path, what: str) -> RowError:
@@ -261,8 +225,7 @@ def unreadable(path: Path, what: str) -> RowError:
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()
     except OSError as error:
-        cure = "Let the user who renders read it, and run the command again."
-        return weights_error(path, f"cannot be read ({error.strerror})", cure=cure)
+        return RowError(ErrorCode.WEIGHTS, unreadable_letter(path, error))
     if start.startswith(b"version https://git-lfs"):
         cure = "Fetch the file itself: run `git lfs pull` there, or download it from its source."
         return weights_error(path, "is a git-lfs pointer and not the file", cure=cure)

@@ -2,7 +2,7 @@
 
 A streamed block is read at every pass. From a file of another type each of those reads would be
 twice the bytes and a cast; a copy costs disk once. The copies lie in the cache folder, under a
-digest of the weights and the type, and may be deleted at any time.
+digest of the weights and the type, and may be deleted at any time: `lynx-engine clean --copies`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 
 from lynx_engine.digest import digest_mapping, sample_file
 from lynx_engine.errors import RowError
+from lynx_engine.folders import COPIES_FOLDER
 from lynx_engine.models.checkpoint import open_safetensors
+from lynx_engine.weights.stamps import FileFacts
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "converted"
 _DIGEST = "sha256"
 # The cache shares its disk with clips and logs, which matter more.
 _SPARE_BYTES = 2 << 30
@@ -39,13 +40,16 @@ class BlockCopies:
 
         Args:
             cache_dir: The user's cache.
-            files: The files that hold the transformer, whose content names the folder.
+            files: The files that hold the transformer; their content and facts name the folder.
             dtype: Type of the copies.
         """
-        # The same samples that stand for the files in a job's id.
-        content = digest_mapping({path.name: sample_file(path) for path in files})
+        # Samples miss a single wrong byte. A file that is fetched anew over a damaged one has
+        # other facts, and its copies are made anew with it.
+        content = digest_mapping(
+            {path.name: [sample_file(path), *FileFacts.of(path)] for path in files}
+        )
         self._dtype = dtype
-        self.folder = cache_dir / FOLDER / f"{content[:32]}-{str(dtype).rpartition('.')[2]}"
+        self.folder = cache_dir / COPIES_FOLDER / f"{content[:32]}-{str(dtype).rpartition('.')[2]}"
         self._refused = False
 
     def open(
@@ -96,7 +100,10 @@ class BlockCopies:
         return None
 
     def _make(self, path: Path, block: Mapping[str, torch.Tensor]) -> None:
-        """Write a copy; it appears under its name when it is on disk to the last byte."""
+        """Write a copy in one's turn; it appears under its name when all of it is on disk."""
+        # Of a process that was killed: whoever has the turn is the only one who writes.
+        for dead in self.folder.glob(".block-*.safetensors.*"):
+            dead.unlink(missing_ok=True)
         size = sum(tensor.numel() for tensor in block.values()) * self._dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         if free < size + _SPARE_BYTES:

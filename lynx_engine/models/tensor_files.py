@@ -22,9 +22,11 @@ from lynx_engine.models.checkpoint import (
     read_pickle,
     require_file,
     shapes_of,
+    unreadable,
     weights_error,
 )
 from lynx_engine.weights.digests import check_pickle
+from lynx_engine.weights.stamps import FileFacts
 
 _FLOATS = {"F64", "F32", "BF16", "F16"}
 
@@ -59,11 +61,14 @@ class SafetensorsSource:
         path: The only file, or the index.
         files: Name -> the file that holds the tensor.
         shapes: Name -> shape.
+        facts: File -> what it was when its header was read; one that is replaced during a run is
+            refused, for its numbers would pass under the name of the first one's.
     """
 
     path: Path
     files: Mapping[str, Path]
     shapes: Shapes
+    facts: Mapping[Path, FileFacts]
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield views of the mapped files: file by file, each in the order of its bytes.
@@ -73,18 +78,14 @@ class SafetensorsSource:
         wanted = frozenset(names)
         for path in dict.fromkeys(self.files[name] for name in self.shapes if name in wanted):
             with open_safetensors(path) as file:
+                _check_unchanged(path, self.facts[path])
                 for name in _offset_order(file):
                     if name in wanted and self.files[name] == path:
-                        yield name, self._checked(name, file.get_tensor(name))
+                        yield name, file.get_tensor(name)
 
     def views(self) -> dict[str, torch.Tensor]:
         """Return every tensor as a view of its mapped file."""
         return dict(self.read(self.shapes))
-
-    def _checked(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if tuple(tensor.shape) != tuple(self.shapes[name]):
-            raise weights_error(self.files[name], f"changed while it was in use ({name})")
-        return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +95,19 @@ class PickleSource:
     Attributes:
         path: The file.
         shapes: Name -> shape.
+        facts: What the file was when its digest was compared.
     """
 
     path: Path
     shapes: Shapes
+    facts: FileFacts
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the tensors; views of the mapped file unless it is of torch's older form."""
         tensors = read_pickle(self.path, mapped=True)
         # Checked before the first one is used: the rest of the network is in place already.
-        kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
-        if shapes_of(kept) != dict(self.shapes):
-            raise weights_error(self.path, "changed while it was in use")
-        yield from ((name, tensor) for name, tensor in kept.items() if name in names)
+        _check_unchanged(self.path, self.facts)
+        yield from ((name, tensor) for name, tensor in tensors.items() if name in names)
 
 
 def open_file(path: Path) -> SafetensorsSource:
@@ -115,8 +116,8 @@ def open_file(path: Path) -> SafetensorsSource:
     Raises:
         RowError: WEIGHTS, if it is missing, damaged or holds tensors of no floating type.
     """
-    shapes = _header(path)
-    return SafetensorsSource(path, dict.fromkeys(shapes, path), shapes)
+    facts, shapes = _header(path)
+    return SafetensorsSource(path, dict.fromkeys(shapes, path), shapes, {path: facts})
 
 
 def open_pickle(path: Path, *, models_dir: ModelsPlace) -> PickleSource:
@@ -129,9 +130,11 @@ def open_pickle(path: Path, *, models_dir: ModelsPlace) -> PickleSource:
     Raises:
         RowError: WEIGHTS, if it is missing, damaged, or not the one that was locked.
     """
-    require_file(path)
+    facts = _facts(path)
     check_pickle(path, models_dir)
-    return PickleSource(path, shapes_of(read_pickle(path)))
+    source = PickleSource(path, shapes_of(read_pickle(path)), facts)
+    _check_unchanged(path, facts)
+    return source
 
 
 def outline(source: TensorSource) -> dict[str, torch.Tensor]:
@@ -160,10 +163,12 @@ def open_component(folder: Path, *, stem: str) -> SafetensorsSource:
         raise weights_error(path, what, cure="They are two models; delete one of the two.")
     listed = read_index(index)
     files: dict[str, Path] = {}
+    facts: dict[Path, FileFacts] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in sorted(set(listed.values())):
         file = folder / shard
-        for name, shape in _header(file).items():
+        facts[file], held = _header(file)
+        for name, shape in held.items():
             if name in files:
                 raise weights_error(file, f"holds {name}, which {files[name].name} holds too")
             if listed.get(name, shard) != shard:
@@ -171,11 +176,25 @@ def open_component(folder: Path, *, stem: str) -> SafetensorsSource:
                 raise weights_error(file, what)
             files[name], shapes[name] = file, shape
     check_shapes(shapes, {name: shapes.get(name, ()) for name in listed}, index)
-    return SafetensorsSource(index, files, shapes)
+    return SafetensorsSource(index, files, shapes, facts)
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
+def _facts(path: Path) -> FileFacts:
     require_file(path)
+    try:
+        return FileFacts.of(path)
+    except OSError as error:
+        raise unreadable(path, f"cannot be read ({error.strerror})") from error
+
+
+def _check_unchanged(path: Path, facts: FileFacts) -> None:
+    if _facts(path) != facts:
+        cure = "Leave the files of a run alone while it renders, and run the command again."
+        raise weights_error(path, "changed while it was in use", cure=cure)
+
+
+def _header(path: Path) -> tuple[FileFacts, dict[str, tuple[int, ...]]]:
+    facts = _facts(path)
     with open_safetensors(path) as file:
         slices = {name: file.get_slice(name) for name in _offset_order(file)}
         odd = [f"{n} ({s.get_dtype()})" for n, s in slices.items() if s.get_dtype() not in _FLOATS]
@@ -186,7 +205,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
                 f"holds {odd[0]}{more}, a number type this engine does not compute in",
                 cure="Download the float32, bfloat16 or float16 file from its source.",
             )
-        return {name: tuple(part.get_shape()) for name, part in slices.items()}
+        return facts, {name: tuple(part.get_shape()) for name, part in slices.items()}
 
 
 def _offset_order(file: Any) -> list[str]:

@@ -11,13 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.digest import digest_file
 from lynx_engine.errors import RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.weights.fetch import parts_beside
-from lynx_engine.weights.files import files_of, needed_files
+from lynx_engine.weights.files import files_of, needed_files, place_fault, unreadable_letter
 from lynx_engine.weights.lock import OF_FILE_FOUND, LockedFile, add_to_lock, read_lock
-from lynx_engine.weights.stamps import add_stamps, is_stamped, read_stamps
+from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec, WeightFile
@@ -77,7 +76,7 @@ def look_at(entry: Entry, models_dir: ModelFolders, *, cache_dir: Path) -> Entry
         path, listed = models_dir / name, locked.get(name)
         here += sum(part.stat().st_size for part in parts_beside(path))
         if not path.is_file():
-            lacking.append(f"{name} is missing")
+            lacking.append(f"{name} {place_fault(path)[0]}")
             continue
         size = path.stat().st_size
         here += size
@@ -101,6 +100,7 @@ class Verdict(StrEnum):
         RIGHT: Its sha256 is the lock's.
         DIFFERS: It is another.
         MISSING: The variant or the lock names it, and it is not here.
+        UNREADABLE: The system does not let us read it.
         UNLISTED: The variant reads it, and the lock does not list it.
         RECORDED: It was unlisted; the lock lists it now as it is.
         EXTRA: It lies among the weights; nothing reads or lists it.
@@ -109,6 +109,7 @@ class Verdict(StrEnum):
     RIGHT = "right"
     DIFFERS = "differs"
     MISSING = "missing"
+    UNREADABLE = "unreadable"
     UNLISTED = "unlisted"
     RECORDED = "recorded"
     EXTRA = "extra"
@@ -166,19 +167,22 @@ def verify(
         for name in names:
             path, listed = models_dir / name, locked.get(name)
             if not path.is_file():
-                told = f"{path} is missing; it comes from {entry[1].source}"
+                told = f"{path} {place_fault(path)[0]}; it comes from {entry[1].source}"
                 yield Finding(name, Verdict.MISSING, told)
             elif listed is None and not record:
                 yield Finding(name, Verdict.UNLISTED, f"{path} is not in the lock")
             else:
                 on_file(name, path.stat().st_size)
-                found, source = digest_file(path), entry[1].source
+                try:
+                    found, source = digest_and_stamp(path, cache_dir), entry[1].source
+                except OSError as error:
+                    told = unreadable_letter(path, error)
+                    yield Finding(name, Verdict.UNREADABLE, told)
+                    continue
                 if listed is None:
                     size = path.stat().st_size
                     recorded = LockedFile(found, size, source, "", OF_FILE_FOUND)
                     add_to_lock(models_dir, {name: recorded})
-                if listed is None or found == listed.sha256:
-                    add_stamps(cache_dir, {path: found})
                 yield _judged(name, path, found, listed=listed, source=source)
         for path in _extra(models_dir / entry[1].path, {models_dir / name for name in names}):
             name = models_dir.name_of(path)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelsPlace, bytes_in_words, folders_of
-from lynx_engine.weights.files import required_files
+from lynx_engine.weights.files import required_files, unreadable_letter
 from lynx_engine.weights.lock import LOCK_NAME, LockedFile, alone, read_lock
-from lynx_engine.weights.stamps import add_stamps, is_stamped, read_stamps
+from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
@@ -39,8 +39,8 @@ def check_digests(spec: VariantSpec, models_dir: ModelsPlace, *, cache_dir: Path
         Name in the public layout -> sha256, of the files that the lock lists.
 
     Raises:
-        RowError: WEIGHTS; names every file that is missing, differs from the lock, or is a
-            pickle that the lock does not list, and its source.
+        RowError: WEIGHTS; names every file that is missing, cannot be read, differs from the
+            lock, or is a pickle that the lock does not list, and its source.
     """
     files = required_files(spec, models_dir)
     locked = read_lock(models_dir)
@@ -48,11 +48,7 @@ def check_digests(spec: VariantSpec, models_dir: ModelsPlace, *, cache_dir: Path
     listed = {name: locked[name] for name in files if name in locked}
     if _unverified(listed, models_dir, cache_dir):
         with _one_at_a_time(cache_dir):
-            wrong = [
-                _letter(models_dir / name, f"has sha256 {found}", locked[name], spec)
-                for name, found in _hash_unverified(listed, models_dir, cache_dir)
-                if found != locked[name].sha256
-            ]
+            wrong = list(_refused_by_digest(spec, listed, models_dir, cache_dir))
         if wrong:
             raise RowError(ErrorCode.WEIGHTS, " ".join(wrong))
     return {name: entry.sha256 for name, entry in listed.items()}
@@ -87,13 +83,16 @@ def check_pickle(path: Path, models_dir: ModelsPlace) -> None:
     """Accept a pickle that the lock lists, once all its bytes had the listed sha256.
 
     Raises:
-        RowError: WEIGHTS, if the lock does not list it, or lists another digest.
-        OSError: If it cannot be read.
+        RowError: WEIGHTS, if the lock does not list it, or lists another digest, or it cannot be
+            read.
     """
     entry = read_lock(models_dir).get(folders_of(models_dir).name_of(path))
     if entry is None:
         raise RowError(ErrorCode.WEIGHTS, _unlisted_letter(path))
-    found = digest_file(path)
+    try:
+        found = digest_file(path)
+    except OSError as error:
+        raise RowError(ErrorCode.WEIGHTS, unreadable_letter(path, error)) from error
     if found != entry.sha256:
         raise RowError(ErrorCode.WEIGHTS, _letter(path, f"has sha256 {found}", entry))
 
@@ -105,17 +104,24 @@ def _unverified(
     return [n for n, e in listed.items() if not is_stamped(models_dir / n, e.sha256, stamps)]
 
 
-def _hash_unverified(
-    listed: Mapping[str, LockedFile], models_dir: ModelsPlace, cache_dir: Path
-) -> Generator[tuple[str, str]]:
-    """Hash what no stamp vouches for; a process that waited finds the stamps of the first."""
+def _refused_by_digest(
+    spec: VariantSpec, listed: Mapping[str, LockedFile], models_dir: ModelsPlace, cache_dir: Path
+) -> Generator[str]:
+    """Hash what no stamp vouches for; a process that waited finds the stamps of the first.
+
+    Yields:
+        A letter for each file that differs, or cannot be read.
+    """
     for name in _unverified(listed, models_dir, cache_dir):
         path = models_dir / name
         logger.info("verifying %s (%s)", path, bytes_in_words(path.stat().st_size))
-        found = digest_file(path)
-        if found == listed[name].sha256:
-            add_stamps(cache_dir, {path: found})
-        yield name, found
+        try:
+            found = digest_and_stamp(path, cache_dir)
+        except OSError as error:
+            yield unreadable_letter(path, error)
+        else:
+            if found != listed[name].sha256:
+                yield _letter(path, f"has sha256 {found}", listed[name], spec)
 
 
 @contextlib.contextmanager

@@ -134,19 +134,17 @@ def _letter(file: RemoteFile, fault: Exception | int | None) -> Exception:
     return unreachable(file.name, file.url, reason)
 
 
-def digests_of(path: Path) -> tuple[str, str]:
-    """Return a file's sha256 and git's id of its bytes: sha1 of "blob", size, NUL and bytes.
+def git_blob_of(path: Path) -> str:
+    """Return git's id of a file's bytes: sha1 of "blob", size, NUL and bytes.
 
     Raises:
         OSError: If it cannot be read.
     """
-    sha256 = hashlib.sha256()
     blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
-            sha256.update(chunk)
             blob.update(chunk)
-    return sha256.hexdigest(), blob.hexdigest()
+    return blob.hexdigest()
 
 
 def put_in_place(part: Path, target: Path) -> None:

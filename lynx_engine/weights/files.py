@@ -59,18 +59,49 @@ def required_files(spec: VariantSpec, models_dir: ModelsPlace) -> tuple[str, ...
     return needed
 
 
+def place_fault(path: Path) -> tuple[str, str]:
+    """Return what stands where a file should be, and what to do about it; "" twice for a file.
+
+    Where nothing stands there, there is no more to do than to fetch the file.
+    """
+    if path.is_file():
+        return "", ""
+    if path.is_symlink():
+        what = f"is a link to {path.readlink()}, which is not there"
+        return what, "Mend the link, or put the file itself here."
+    if path.is_dir():
+        return "is a folder, not a file", "Remove it."
+    pickled = sorted(path.parent.glob("*.bin"))
+    if path.suffix == ".safetensors" and pickled:
+        what = (
+            f"is missing; {pickled[0].name} beside it is a pickle, which this engine does not open"
+        )
+        return what, "Download the safetensors files from the model's source."
+    return "is missing", ""
+
+
+def unreadable_letter(path: Path, error: OSError) -> str:
+    """Return the letter for a file that the system does not let us read."""
+    return (
+        f"{path}: cannot be read ({error.strerror}). Let the user who renders read it, and run "
+        "the command again."
+    )
+
+
 def shard_names(index: Path) -> tuple[str, ...]:
     """Return the shard files a safetensors index speaks of, sorted.
 
     Raises:
-        RowError: WEIGHTS, if it is no such index.
+        RowError: WEIGHTS, if it cannot be read or is no such index.
     """
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         # Nothing here needs the metadata, but diffusers fails without it.
         weight_map, _ = content["weight_map"], content["metadata"]
         return tuple(sorted({str(name) for name in weight_map.values()}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise RowError(ErrorCode.WEIGHTS, unreadable_letter(index, error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RowError(
             ErrorCode.WEIGHTS,
             f"{index}: not a safetensors index ({error!r}). Download it again.",
@@ -96,14 +127,22 @@ def _adapter_files(spec: VariantSpec) -> list[str]:
     return [*(f"{spec.adapters}/{name}.safetensors" for name in names), spec.face_encoder]
 
 
+def _missing_line(name: str, path: Path, weight: WeightFile) -> str:
+    what, cure = place_fault(path)
+    if cure:
+        return f"{name} {what}. {cure.rstrip('.')}; it comes from {weight.source}"
+    return f"{name}: not there; it comes from {weight.source}"
+
+
 def _missing_letter(spec: VariantSpec, models_dir: ModelsPlace, missing: tuple[str, ...]) -> str:
     lines: list[str] = []
     for weight in spec.weights:
         own = files_of(weight, missing)
-        if own and not (models_dir / weight.path).exists():
+        place = models_dir / weight.path
+        if own and not (place.exists() or place.is_symlink()):
             lines.append(f"{weight.path}: not there; it comes from {weight.source}")
         else:
-            lines += [f"{path}: not there; it comes from {weight.source}" for path in own]
+            lines += [_missing_line(path, models_dir / path, weight) for path in own]
     return (
         f"{models_dir}: weights of {spec.name} are missing: {'; '.join(lines)}. "
         f"`lynx-engine models pull {spec.name}` fetches them; LYNX_MODELS or --models names "

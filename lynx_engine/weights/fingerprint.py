@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.digest import digest_mapping, sample_file
+from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelsPlace
 from lynx_engine.weights.digests import refuse_at_sight
-from lynx_engine.weights.files import required_files
+from lynx_engine.weights.files import required_files, unreadable_letter
 from lynx_engine.weights.lock import read_lock
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def weights_fingerprint(spec: VariantSpec, models_dir: ModelsPlace) -> str:
 
     Raises:
         RowError: WEIGHTS; names every missing file and where it comes from, every file of
-            another size than the lock's, and a pickle that the lock does not list.
+            another size than the lock's, a pickle that the lock does not list, and a file that
+            cannot be read.
     """
     if spec.recipe:
         return spec.recipe
@@ -38,7 +41,14 @@ def weights_fingerprint(spec: VariantSpec, models_dir: ModelsPlace) -> str:
         {
             path: f"sha256:{locked[path].sha256}"
             if path in locked
-            else f"sample:{sample_file(models_dir / path)}"
+            else f"sample:{_sample(models_dir / path)}"
             for path in files
         }
     )
+
+
+def _sample(path: Path) -> str:
+    try:
+        return sample_file(path)
+    except OSError as error:
+        raise RowError(ErrorCode.WEIGHTS, unreadable_letter(path, error)) from error

@@ -71,7 +71,7 @@ def read_lock(models_dir: ModelsPlace) -> dict[str, LockedFile]:
         RowError: WEIGHTS, if the lock file is there and is not `{"files": {path: {"sha256"}}}`.
     """
     lock = models_dir / LOCK_NAME
-    if not lock.is_file():
+    if not (lock.exists() or lock.is_symlink()):
         return {}
     try:
         files = json.loads(lock.read_text(encoding="utf-8"))["files"]

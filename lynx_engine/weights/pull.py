@@ -16,7 +16,7 @@ from lynx_engine.digest import digest_file
 from lynx_engine.errors import DamagedError, PausedError, Problem, RefusedError, RowError, pausing
 from lynx_engine.folders import ModelFolders, bytes_in_words, free_bytes
 from lynx_engine.weights import lock as words
-from lynx_engine.weights.fetch import digests_of, fetch, part_of, put_in_place
+from lynx_engine.weights.fetch import fetch, git_blob_of, part_of, put_in_place
 from lynx_engine.weights.files import files_of, needed_files
 from lynx_engine.weights.lock import LockedFile, add_to_lock, alone, read_lock
 from lynx_engine.weights.origins import HubFolder, ReleaseFile
@@ -26,7 +26,13 @@ from lynx_engine.weights.sources import (
     describe_hub,
     describe_release,
 )
-from lynx_engine.weights.stamps import add_stamps, is_stamped, read_stamps
+from lynx_engine.weights.stamps import (
+    FileFacts,
+    add_stamps,
+    digest_and_stamp,
+    is_stamped,
+    read_stamps,
+)
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec, WeightFile
@@ -238,11 +244,15 @@ class _Pull:
 
         Raises:
             DamagedError: Names those that are here and differ, unless they are to be replaced.
+            RefusedError: If a folder stands in a file's place.
         """
         missing: list[RemoteFile] = []
         wrong: list[Problem] = []
         for file in files:
             expected, path = self._expected(file), self._models_dir / file.name
+            if path.is_dir():
+                told = "is a folder, not a file. Move it away, and run the command again"
+                raise RefusedError([Problem(str(path), told)], outcome=OUTCOME)
             fault = self._look(file, path, expected) if path.is_file() else "missing"
             if fault:
                 missing.append(file)
@@ -258,9 +268,7 @@ class _Pull:
         if file.size is not None and size != file.size:
             return f"has {size} bytes, {file.source} lists {file.size}"
         if file.git_blob and not expected:
-            self._observer.checking(file.name, size)
-            sha256, blob = digests_of(path)
-            add_stamps(self._options.cache_dir, {path: sha256})
+            sha256, blob = self._sha256(path), git_blob_of(path)
             if blob != file.git_blob:
                 return f"has the git blob id {blob}, {file.source} lists {file.git_blob}"
         else:
@@ -291,8 +299,7 @@ class _Pull:
         if stamp and is_stamped(path, stamp, self._stamps):
             return stamp
         self._observer.checking(path.name, path.stat().st_size)
-        found = digest_file(path)
-        add_stamps(self._options.cache_dir, {path: found})
+        found = digest_and_stamp(path, self._options.cache_dir)
         self._stamps = read_stamps(self._options.cache_dir)
         return found
 
@@ -331,22 +338,19 @@ class _Pull:
         part = fetch(
             file, target, lambda got: self._observer.fetching(file.name, before + got, total)
         )
-        expected = self._expected(file)
-        if file.git_blob:
-            sha256, blob = digests_of(part)
-            wrong = blob != file.git_blob
+        expected, fault = self._expected(file), ""
+        facts, sha256 = FileFacts.of(part), digest_file(part)
+        if file.git_blob and (blob := git_blob_of(part)) != file.git_blob:
             fault = f"has the git blob id {blob}, the Hub's metadata says {file.git_blob}"
-        else:
-            sha256, wrong, fault = digest_file(part), False, ""
         if expected and sha256 != expected:
-            wrong, fault = True, f"has sha256 {sha256}, it should have {expected}"
-        if wrong:
+            fault = f"has sha256 {sha256}, it should have {expected}"
+        if fault:
             part.unlink()
             told = f"came damaged from {file.source}: it {fault}. It was removed; run it again."
             raise DamagedError("A download was refused", [Problem(str(target), told)])
         with pausing(target):
             put_in_place(part, target)
-        add_stamps(self._options.cache_dir, {target: sha256})
+        add_stamps(self._options.cache_dir, {target: (facts, sha256)})
         if not file.sha256:
             self._list(
                 {file.name: _entry(file, sha256, self._word(file, found_here=False), target)}

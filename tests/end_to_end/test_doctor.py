@@ -46,6 +46,12 @@ def test_doctor_says_what_renders_here_and_what_is_missing(tmp_path: Path) -> No
     assert "missing" in full
 
 
+def test_doctor_refuses_a_wrong_name_in_model_paths(tmp_path: Path) -> None:
+    done = run("doctor", folder=tmp_path, LYNX_MODEL_PATHS='{"lynx_ful": "/weights"}')
+    assert done.returncode == 2
+    assert "unknown entry 'lynx_ful', did you mean 'lynx_full'?" in done.stderr
+
+
 def test_doctor_is_quick_and_loads_no_torch(tmp_path: Path) -> None:
     times: list[float] = []
     for _ in range(3):

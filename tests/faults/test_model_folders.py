@@ -17,14 +17,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lynx_engine.digest import digest_file
 from lynx_engine.engine import RenderEngine
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.folders import ModelFolders
 from lynx_engine.loading import load_engine
 from lynx_engine.rendering import EnginePlace
 from lynx_engine.variants import get_variant
+from lynx_engine.weights.audit import Verdict, verify
+from lynx_engine.weights.fingerprint import weights_fingerprint
+from lynx_engine.weights.lock import LockedFile, add_to_lock
 from tests.faults.harness import describe
 from tests.support.jobs import astronaut
-from tests.support.weights import write_public_layout
+from tests.support.weights import list_pickle, write_public_layout
 from tests.support.workspaces import Workspace
 
 Figure = Callable[[str], None]
@@ -41,6 +46,7 @@ FACE = "arcface/recognition_arcface_ir_se50.pth"
 
 CURES = (
     "Download",
+    "`lynx-engine models pull lynx_full` fetches",
     "delete one of the two",
     "Mend the link",
     "Mend or delete it",
@@ -166,6 +172,22 @@ def lock(path: Path) -> None:
     (models / "models.lock.json").write_text(json.dumps(facts))
 
 
+def relisted(damage: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Damage the recogniser and list it so: what the reader sees once the digest let it pass."""
+
+    def change(path: Path) -> None:
+        damage(path)
+        list_pickle(path, path.parents[1])
+
+    return change
+
+
+def listed_and_closed(path: Path) -> None:
+    entry = LockedFile(digest_file(path), path.stat().st_size)
+    add_to_lock(path.parents[1], {path.relative_to(path.parents[1]).as_posix(): entry})
+    path.chmod(0)
+
+
 def without_registers(found: dict[str, torch.Tensor]) -> None:
     del found["1.registers"]
 
@@ -210,9 +232,9 @@ KINDS = (
     Kind("empty file", SHARD, "is empty", instead(b"")),
     Kind("git-lfs pointer", VAE, "git-lfs pointer", instead(POINTER)),
     Kind("web page saved as weights", IP, "web page", instead(HTML)),
-    Kind("folder in place of a file", VAE, "not there", folder_instead),
-    Kind("dangling link", REF, "not there", dangling),
-    Kind("pickle instead of safetensors", VAE, "not there", as_pickle),
+    Kind("folder in place of a file", VAE, "is a folder, not a file", folder_instead),
+    Kind("dangling link", REF, "is a link to ../blobs/0123abcd", dangling),
+    Kind("pickle instead of safetensors", VAE, "beside it is a pickle", as_pickle),
     Kind("whole file beside its shards", INDEX, "beside the shards", whole_beside),
     Kind(
         "tensor missing from a shard",
@@ -312,12 +334,16 @@ KINDS = (
         "missing 1.to_v_ref.bias",
         tensors(lambda f: f.pop("1.to_v_ref.bias")),
     ),
-    Kind("recogniser of another architecture", FACE, "res_layer.5", other_recogniser),
-    Kind("recogniser that runs code", FACE, "plain tensors", code),
-    Kind("recogniser cut short", FACE, "plain tensors", cut),
+    Kind("recogniser of another architecture", FACE, "res_layer.5", relisted(other_recogniser)),
+    Kind("recogniser that runs code", FACE, "plain tensors", relisted(code)),
+    Kind("recogniser cut short", FACE, "plain tensors", relisted(cut)),
     Kind("recogniser other than the locked one", FACE, "models.lock.json says", lock),
     Kind("lock that is none", "models.lock.json", "not a lock file", lambda p: p.write_text("[]")),
+    Kind("lock that is a folder", "models.lock.json", "not a lock file", folder_instead),
     Kind("file nobody may read", VAE, "Permission denied", lambda p: p.chmod(0)),
+    Kind("file nobody may read, listed", REF, "Permission denied", listed_and_closed),
+    Kind("recogniser nobody may read", FACE, "Permission denied", lambda p: p.chmod(0)),
+    Kind("index nobody may read", INDEX, "Permission denied", lambda p: p.chmod(0)),
 )
 
 
@@ -347,7 +373,7 @@ def copy_of(whole: Path, folder: Path) -> Path:
 @contextmanager
 def rights_of(kind: Kind) -> Iterator[None]:
     """Be a user whom permissions concern."""
-    if not kind.name.startswith("file nobody") or os.geteuid() != 0:
+    if "nobody may read" not in kind.name or os.geteuid() != 0:
         yield
         return
     os.seteuid(65534)
@@ -408,6 +434,29 @@ def test_every_kind_has_a_letter_of_its_own(whole: Path, figure: Figure) -> None
     # A file that is missing is one letter, whatever took it away.
     assert {letters[name].count(": not there; it comes from") for name in alike} == {1}
     assert len(KINDS) >= 30
+
+
+def test_file_nobody_may_read_is_named_by_planning_and_by_verify_which_goes_on(
+    models: Path,
+) -> None:
+    spec = get_variant("lynx_full")
+    entries = [(spec, weight) for weight in spec.weights]
+    (models / VAE).chmod(0)
+    add_to_lock(models, {REF: LockedFile(digest_file(models / REF))})
+    (models / REF).chmod(0)
+    with rights_of(Kind("file nobody may read", VAE, "", Path.unlink)):
+        with pytest.raises(RowError, match=f"{VAE}: cannot be read .Permission denied"):
+            weights_fingerprint(spec, models)
+        folders, cache = ModelFolders(models), models.parent
+        found = {
+            finding.name: finding.verdict
+            for finding in verify(
+                entries, folders, cache_dir=cache, record=False, on_file=lambda *_: None
+            )
+        }
+    assert found.pop(REF) is Verdict.UNREADABLE
+    assert set(found.values()) <= {Verdict.UNLISTED, Verdict.RIGHT}
+    assert len(found) > 10
 
 
 @pytest.fixture

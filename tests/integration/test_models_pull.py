@@ -431,6 +431,19 @@ def test_file_that_is_here_and_differs_is_named_and_kept_until_replace(
     assert here(studio) == layout("lynx_full")
 
 
+def test_folder_in_a_files_place_is_named_before_anything_is_fetched(
+    hub: Hub, studio: Workspace
+) -> None:
+    fill(hub)
+    place = studio.folder / "models/lynx_full/ip_layers.safetensors"
+    place.mkdir(parents=True)
+    for flags in ([], ["--replace"]):
+        done = studio.run("models", "pull", "lynx_full", *flags)
+        assert done.returncode == 2
+        assert f"{place}: is a folder, not a file. Move it away" in done.stderr
+    assert hub.sent() == 0
+
+
 def test_damaged_index_is_named_and_replaced_like_any_file(hub: Hub, studio: Workspace) -> None:
     fill(hub)
     studio.json("models", "pull", "wan")

@@ -116,6 +116,23 @@ def test_missing_cut_and_unlisted_files_are_named_all_at_once(studio: Workspace)
     assert states(studio) == {BASE: "not verified", "lynx_full": "partial", FACE: "partial"}
 
 
+def test_where_nothing_is_verify_says_so_and_where_to_look(tmp_path: Path) -> None:
+    empty = Workspace(tmp_path, {"LYNX_CACHE": str(tmp_path / "cache")})
+    done = empty.run("models", "verify")
+    assert done.returncode == 0
+    assert f"Nothing to verify: no weights are in {tmp_path}" in done.stdout.replace("\n", "")
+    assert "models pull" in done.stdout
+    assert "tiny: nothing to verify" in empty.run("models", "verify", "tiny").stdout
+
+
+def test_each_fault_is_told_in_one_line(studio: Workspace) -> None:
+    (studio.folder / "models" / ADAPTER).unlink()
+    told = studio.run("models", "verify").stdout
+    assert told.startswith(f"{studio.folder / 'models' / ADAPTER} is missing; it comes from")
+    assert "16 files as " in told
+    assert "says, 1 not." in told
+
+
 def test_extra_file_alone_is_no_damage(studio: Workspace) -> None:
     (studio.folder / "models/lynx_full/notes.txt").write_text("mine")
     assert verify(studio) == (0, {"lynx_full/notes.txt": "extra"})

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lynx_engine.digest import sample_file
 from lynx_engine.models import copies
 from lynx_engine.models.blocks import TransformerResidence
 from lynx_engine.models.copies import BlockCopies
 from lynx_engine.models.wan import build_denoiser
 from lynx_engine.variants import get_variant
 from tests.support.weights import write_public_layout
+from tests.support.workspaces import Workspace
 
 BF16 = torch.bfloat16
 
@@ -124,6 +126,45 @@ def test_copy_that_was_interrupted_is_not_taken_for_one(
             made.open(0, block())
     assert [path.name for path in made.folder.iterdir()] == [".turn"]
     assert made.open(0, block()) is not None
+
+
+def test_draft_of_a_killed_process_goes_when_the_next_copy_is_made(
+    tmp_path: Path, original: Path
+) -> None:
+    made = BlockCopies(tmp_path, [original], BF16)
+    made.folder.mkdir(parents=True)
+    (made.folder / ".block-05.safetensors.4711").write_bytes(b"half of a block")
+    made.open(0, block())
+    assert sorted(p.name for p in made.folder.iterdir()) == [".turn", "block-00.safetensors"]
+
+
+def test_clean_removes_copies_when_it_is_asked_to(tmp_path: Path, original: Path) -> None:
+    workspace = Workspace(tmp_path, {"LYNX_CACHE": str(tmp_path / "cache")})
+    workspace.write("lynx.toml", "")
+    made = BlockCopies(tmp_path / "cache", [original], BF16)
+    made.open(0, block())
+    assert workspace.json("clean")["removed"] == []
+    removed = workspace.json("clean", "--copies")["removed"]
+    assert [Path(entry["path"]) for entry in removed] == [made.folder]
+    assert not made.folder.exists()
+
+
+def test_file_fetched_over_a_damaged_one_has_copies_of_its_own(
+    tmp_path: Path, original: Path
+) -> None:
+    original.write_bytes(bytes(2_000_000))
+    before = BlockCopies(tmp_path, [original], BF16).folder
+    # Between two of the samples that stand for a file.
+    right = tmp_path / "right"
+    right.write_bytes(bytes(10_000) + b"\1" + bytes(1_989_999))
+    right.replace(original)
+    assert sample_file(original) == sample_file_of_zeros(tmp_path)
+    assert BlockCopies(tmp_path, [original], BF16).folder != before
+
+
+def sample_file_of_zeros(folder: Path) -> str:
+    (folder / "zeros").write_bytes(bytes(2_000_000))
+    return sample_file(folder / "zeros")
 
 
 def _open_one(cache: Path, original: Path) -> int:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from lynx_engine.digest import digest_file
 from lynx_engine.engine import RenderEngine
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.models.checkpoint import ensure_weights, read_tensors
+from lynx_engine.models.checkpoint import ensure_weights
+from lynx_engine.models.tensor_files import open_pickle
 from lynx_engine.variants import get_variant
 from tests.support.weights import list_pickle, write_public_layout
 
@@ -210,7 +211,7 @@ def test_damaged_pickle_is_named_whatever_it_breaks(tmp_path: Path, zipped: bool
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
         list_pickle(path, tmp_path)  # the reader's own care, with the digest's taken away
         try:
-            read_tensors(path, models_dir=tmp_path, dtype=torch.float32)
+            open_pickle(path, models_dir=tmp_path)
         except RowError as error:
             letters.append(str(error))
     assert len(letters) > 10
@@ -234,10 +235,10 @@ def test_locked_pickle_is_opened_only_when_its_digest_matches(models: Path) -> N
     path, lock = models / FULL.face_encoder, models / "models.lock.json"
     facts = {"files": {FULL.face_encoder: {"sha256": digest_file(path)}}}
     lock.write_text(json.dumps(facts))
-    assert read_tensors(path, models_dir=models, dtype=torch.float32)
+    assert open_pickle(path, models_dir=models).shapes
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(RowError, match=r"models\.lock\.json says .* it was not opened"):
-        read_tensors(path, models_dir=models, dtype=torch.float32)
+        open_pickle(path, models_dir=models)
 
 
 def test_pickle_that_the_lock_does_not_list_is_refused_with_the_way_to_list_it(

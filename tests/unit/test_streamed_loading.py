@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import UMT5EncoderModel
 
+from lynx_engine.errors import RowError
 from lynx_engine.models.blocks import TransformerResidence
 from lynx_engine.models.components import build_component
 from lynx_engine.models.residence import Residence
@@ -111,6 +114,23 @@ def test_network_that_did_not_fit_leaves_as_it_came(
     with pytest.raises(torch.OutOfMemoryError), residence.visiting():
         pytest.fail("the network is not on the device")
     assert all(parameter.is_meta for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_weights_that_are_replaced_by_others_alike_are_refused_not_taken_for_the_first(
+    base: Path, tmp_path: Path, part: str
+) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    build = {"transformer": WanTransformer3DModel, "vae": AutoencoderKLWan}[part]
+    network, source = build_component(build, copy / part)
+    path = max(source.files.values())
+    residence = Residence(network, source, device=CPU, dtypes=lambda _: torch.float32)
+    other = {name: tensor + 1 for name, tensor in load_file(path).items()}
+    save_file(other, tmp_path / "other")
+    (tmp_path / "other").replace(path)
+    with pytest.raises(RowError, match=f"{path.name}: changed while it was in use"):
+        residence.stay()
 
 
 def test_files_of_a_network_on_the_device_may_be_replaced(base: Path, tmp_path: Path) -> None:

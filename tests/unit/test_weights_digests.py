@@ -13,7 +13,7 @@ from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.variants import get_variant
-from lynx_engine.weights import digests
+from lynx_engine.weights import stamps
 from lynx_engine.weights.digests import check_digests
 from lynx_engine.weights.lock import LockedFile, add_to_lock, locked_digests, read_lock
 from lynx_engine.weights.stamps import STAMPS_NAME
@@ -47,7 +47,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return digest_file(path)
 
-    monkeypatch.setattr(digests, "digest_file", count)
+    monkeypatch.setattr(stamps, "digest_file", count)
     return names
 
 
@@ -69,6 +69,26 @@ def test_files_are_hashed_once_and_again_when_they_change(
     os.utime(models / ADAPTER)
     check_digests(FULL, models, cache_dir=cache)
     assert hashed[first:] == ["ip_layers.safetensors"]
+
+
+def test_file_that_is_replaced_while_it_is_hashed_is_not_vouched_for(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes((models / ADAPTER).read_bytes())
+    flip(other)
+
+    def replaced_meanwhile(path: Path) -> str:
+        found = digest_file(path)
+        if path.name == "ip_layers.safetensors":
+            other.replace(path)
+        return found
+
+    with monkeypatch.context() as patches:
+        patches.setattr(stamps, "digest_file", replaced_meanwhile)
+        check_digests(FULL, models, cache_dir=tmp_path / "cache")
+    with pytest.raises(RowError, match=r"ip_layers\.safetensors: has sha256"):
+        check_digests(FULL, models, cache_dir=tmp_path / "cache")
 
 
 def test_every_file_that_differs_is_named_with_its_source(models: Path, tmp_path: Path) -> None:
@@ -148,9 +168,9 @@ def test_of_processes_that_load_at_once_one_hashes(models: Path, tmp_path: Path)
     program = (
         "import sys; from pathlib import Path\n"
         "from lynx_engine.variants import get_variant\n"
-        "from lynx_engine.weights import digests\n"
-        "real, count = digests.digest_file, []\n"
-        "digests.digest_file = lambda path: (count.append(path), real(path))[1]\n"
+        "from lynx_engine.weights import digests, stamps\n"
+        "real, count = stamps.digest_file, []\n"
+        "stamps.digest_file = lambda path: (count.append(path), real(path))[1]\n"
         "digests.check_digests(get_variant('lynx_full'), Path(sys.argv[1]),"
         " cache_dir=Path(sys.argv[2]))\n"
         "print(len(count))\n"
