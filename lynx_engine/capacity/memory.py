@@ -230,7 +230,10 @@ def _kept_items(
     if placement.keeps_text_kv:
         items["text K/V"] = _PROMPTS * 2 * t.blocks * TEXT_TOKENS * t.width * number
     if placement.shares_first_block:
-        items["shared first block"] = 2 * tokens * t.width * number
+        # The embedded clip and the first self-attention's output; where a reference is added to
+        # it, the query and what it sees of the clip.
+        shared = 3 if adapters is not None and adapters.reference else 2
+        items["shared first block"] = shared * tokens * t.width * number
     return items
 
 

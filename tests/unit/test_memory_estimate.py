@@ -146,7 +146,7 @@ def test_each_item_of_a_placement_takes_its_bytes() -> None:
     # LYNX.md: 12.6 GB less than with the adapters' weights; keys and values are 0.45 GB of it.
     assert resident["adapter K/V"] == 2 * 2 * 40 * (16 + 256) * 5120 * 2
     assert resident["text K/V"] == 2 * 2 * 40 * 512 * 5120 * 2
-    assert resident["shared first block"] == 2 * 32760 * 5120 * 2
+    assert resident["shared first block"] == 3 * 32760 * 5120 * 2
     low = estimate_memory(full, replace(LOW, streamed_blocks=40), **shape)  # type: ignore[arg-type]
     assert low.phases["denoise"]["resident blocks"] == 0
     assert low.phases["denoise"]["visiting blocks"] == 2 * resident["resident blocks"] // 40
