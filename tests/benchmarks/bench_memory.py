@@ -89,11 +89,11 @@ def itemised(
             mark = "*" if phase == largest else " "
             estimated = sum(estimate.phases[phase].values()) / GIB
             yield f" {mark}{phase:<28}{peak.bytes / GIB:>7.2f}  (estimated {estimated:.2f})"
-            for item, size in sorted(peak.held.items(), key=lambda pair: -pair[1]):
-                yield f"    {item:<28}{size / GIB:>7.2f}"
+            for item, taken in sorted(peak.held.items(), key=lambda pair: -pair[1]):
+                yield f"    {item:<28}{taken / GIB:>7.2f}"
             yield f"    {'made by operations':<28}{peak.made_bytes / GIB:>7.2f}"
-            for item, size in sorted(peak.alive.items(), key=lambda pair: -pair[1])[:6]:
-                yield f"      {size / GIB:>6.2f}  {item}"
+            for item, taken in sorted(peak.alive.items(), key=lambda pair: -pair[1])[:6]:
+                yield f"      {taken / GIB:>6.2f}  {item}"
 
     return counted[largest].bytes / GIB, lines()
 
