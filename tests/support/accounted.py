@@ -31,10 +31,12 @@ from lynx_engine.diffusion.guidance import (
 from lynx_engine.diffusion.latents import latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
 from lynx_engine.diffusion.schedule import start_schedule
+from lynx_engine.jobs import Lora
 from lynx_engine.models.attention import AdapterKV, KeyValue
 from lynx_engine.models.blocks import TransformerResidence
 from lynx_engine.models.caching import step_cache
 from lynx_engine.models.device import PRECISIONS
+from lynx_engine.models.loras import LoraShelf
 from lynx_engine.models.resampler import Resampler
 from lynx_engine.models.residence import Residence
 from lynx_engine.models.streaming import PLACES
@@ -61,6 +63,7 @@ def account(
     precision: str,
     placement: Placement,
     speed: str = EXACT,
+    loras: Sequence[Lora] = (),
     device: torch.device = META,
 ) -> dict[str, Peak]:
     """Return phase -> its largest moment: text, denoise and decode.
@@ -79,7 +82,7 @@ def account(
     try:
         # First: it shows what visits.
         denoise = _account_denoise(
-            spec, size_of, lying, frames=frames, size=size, dtype=dtype, speed=speed
+            spec, size_of, lying, frames=frames, size=size, dtype=dtype, speed=speed, loras=loras
         )
         return {
             "text": _account_text(size_of, lying, dtype),
@@ -241,29 +244,30 @@ def _account_denoise(
     size: FrameSize,
     dtype: torch.dtype,
     speed: str,
+    loras: Sequence[Lora],
 ) -> Peak:
     denoiser, device = WanDenoiser(lying.transformer, spec), lying.device
     denoiser.placement = lying.placement
     accounting = ByteAccounting()
     lying.hold(accounting)
     _hold_others(accounting, size_of, lying, dtype)
-    pairs = [make_adapters(size_of, dtype, device) for _ in range(2)] if size_of.adapters else []
+    names = spec.branches_at(speed)
+    count = min(len(names), 2) if size_of.adapters else 0
+    pairs = [make_adapters(size_of, dtype, device) for _ in range(count)]
     for adapters in pairs:
         made = [*adapters.identity.values(), *adapters.reference.values()]
         accounting.hold("adapter K/V", (x for pair in made for x in (pair.key, pair.value)))
     width = size_of.transformer.text_width
-    prompt, negative = (
-        torch.empty(1, TEXT_TOKENS, width, dtype=dtype, device=device) for _ in range(2)
-    )
-    accounting.hold("text tokens", [prompt, negative])
-    without, subject = pairs or [AdapterKV(), AdapterKV()]
+    texts = [torch.empty(1, TEXT_TOKENS, width, dtype=dtype, device=device) for _ in names[:2]]
+    accounting.hold("text tokens", texts)
+    prompt, negative = texts[0], texts[-1]
+    subject, without = (pairs[0], pairs[-1]) if pairs else (AdapterKV(), AdapterKV())
     inputs = {
         "unconditional": (negative, without),
         "identity": (negative, subject),
         "text": (prompt, without),
         "full": (prompt, subject),
     }
-    names = spec.branches_at(speed)
 
     def branch(name: str) -> Branch:
         text, adapters = inputs[name]
@@ -273,6 +277,9 @@ def _account_denoise(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(denoiser.clip("normal"))
+        stack.enter_context(LoraShelf(lying.transformer, device).laid_over(loras))
+        lora = (w for name, w in lying.transformer.named_parameters() if ".lora_" in name)
+        accounting.hold("LoRAs", lora)
         cache = stack.enter_context(step_cache(lying.transformer, threshold=threshold))
         stack.enter_context(lying.visitors_counted(accounting))
         stack.enter_context(accounting)
