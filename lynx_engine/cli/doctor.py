@@ -303,7 +303,7 @@ def _tell(
     if any(c.forecast.fits and c.forecast.seconds is None for c in capacities):
         say(f"No calibration for some of these: {ADVICE}.")
     if any(c.weights == "missing" for c in capacities):
-        say("Missing weights: `lynx-engine variants --json` says where they come from.")
+        say("Missing weights: `lynx-engine models pull VARIANT` fetches them.")
     if not can_render:
         say("Nothing can be rendered here until the lines marked !! or missing are mended.")
 
