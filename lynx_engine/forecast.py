@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +22,6 @@ from lynx_engine.capacity.cost import Work, pass_operations, predict_seconds
 from lynx_engine.capacity.extras import NO_EXTRAS, Extras, extras_of
 from lynx_engine.capacity.machine import Device
 from lynx_engine.shapes import FrameSize
-from lynx_engine.speed import EXACT
 from lynx_engine.variants import get_variant
 from lynx_engine.variants.dimensions import architecture_of, weights_folder
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
 _STAGES = ("text_s", "subject_s", "denoise_s", "decode_s")
+_ALIKE_BY = attrgetter(
+    "variant", "frames", "size", "steps", "precision", "numerics", "memory", "speed", "loras"
+)
 _LOAD_START_S = 8.0  # a process, torch and diffusers
 _LOAD_RATE = 1e9  # bytes a second from a disk, where no load was recorded
 
@@ -204,8 +208,6 @@ class Forecaster:
 
 def request_of(job: RenderJob) -> Request:
     """Return the kind of row that a job is."""
-    # A night has a few kinds of extras and many rows: most of them have none.
-    extras = extras_of(job) if job.loras or job.speed != EXACT else NO_EXTRAS
     return Request(
         job.variant,
         job.frames,
@@ -214,8 +216,21 @@ def request_of(job: RenderJob) -> Request:
         job.precision,
         job.numerics,
         job.memory,
-        extras,
+        extras_of(job),
     )
+
+
+def count_requests(jobs: Iterable[RenderJob]) -> dict[Request, int]:
+    """Return each kind of row with how many there are, in the order they come first."""
+    given = list(jobs)
+    alike = list(map(_ALIKE_BY, given))
+    # A request is made for each kind, not for each of a hundred thousand rows.
+    some = dict(zip(alike, given, strict=True))
+    counts: dict[Request, int] = {}
+    for key, count in Counter(alike).items():
+        request = request_of(some[key])
+        counts[request] = counts.get(request, 0) + count
+    return counts
 
 
 def default_request(spec: VariantSpec) -> Request:
@@ -280,10 +295,7 @@ def forecast_campaign(jobs: Iterable[RenderJob], forecaster: Forecaster) -> Camp
     Rows go out as the dispatcher hands them out: model by model, the longest first, each to the
     device that is free first; a device that changes its model loads it first.
     """
-    counts: dict[Request, int] = {}
-    for job in jobs:
-        request = request_of(job)
-        counts[request] = counts.get(request, 0) + 1
+    counts = count_requests(jobs)
     homeless: dict[Request, str] = {}
     unknown: set[Request] = set()
     known: list[tuple[Request, float]] = []

@@ -58,12 +58,9 @@ def forecast_rows(
     plan: RenderPlan, forecaster: Forecaster
 ) -> list[tuple[Request, int, list[Forecast]]]:
     """Return each kind of row with how many there are, and its forecast on each kind of device."""
-    from lynx_engine.forecast import request_of
+    from lynx_engine.forecast import count_requests
 
-    counts: dict[Request, int] = {}
-    for planned in plan.to_run:
-        request = request_of(planned.job)
-        counts[request] = counts.get(request, 0) + 1
+    counts = count_requests(planned.job for planned in plan.to_run)
     alike = {(d.name, d.total_bytes): d for d in reversed(forecaster.devices)}
     devices = list(reversed(alike.values()))
     return [(r, n, [forecaster.of(r, d) for d in devices]) for r, n in counts.items()]

@@ -15,11 +15,13 @@ from lynx_engine.capacity.memory import GIB
 from lynx_engine.forecast import (
     Forecaster,
     Past,
+    count_requests,
     duration_in_words,
     forecast_campaign,
     measured_past,
     request_of,
 )
+from lynx_engine.jobs import Lora
 from lynx_engine.settings import Settings
 from lynx_engine.variants import get_variant
 from lynx_engine.variants.dimensions import architecture_of
@@ -154,6 +156,30 @@ def test_the_past_is_the_median_of_good_rows_without_their_loads() -> None:
 )
 def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert duration_in_words(seconds) == words
+
+
+def test_a_distilled_row_is_one_pass_a_step_and_a_lora_is_counted() -> None:
+    told = forecaster(H200, entries=(calibration(H200, "lynx_full", 0.05),))
+    lora = Lora("d", 1.0, Path("a"), 300_000_000)
+    distilled = replace(FULL, steps=8, speed="distilled", loras=(lora,))
+    assert count_requests([FULL, distilled, FULL]) == {
+        request_of(FULL): 2,
+        request_of(distilled): 1,
+    }
+    forecast = told.of(request_of(distilled), H200)
+    factors = 2 * 32760 * 300_000_000 / 1e15
+    # Eight passes and one of the reference; transfers of a second or so.
+    assert forecast.seconds == pytest.approx(8 * (40 * 0.05 + factors) + 40 * 0.05, abs=1.5)
+    assert forecast.choice is not None
+    assert forecast.choice.estimate.phases["denoise"]["LoRAs"] == 600_000_000
+
+
+def test_a_measured_time_holds_for_its_speed_only() -> None:
+    past = Past(clip_s={("lynx_full", 81, "832x480", 50, "exact", H200.name): 123.0})
+    told = forecaster(H200, past=past)
+    cached = replace(FULL, speed="cache:first-block-0.05")
+    assert told.of(request_of(FULL), H200).seconds == 123.0
+    assert told.of(request_of(cached), H200).seconds is None
 
 
 def test_a_hundred_thousand_rows_are_forecast_at_once() -> None:
