@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lynx_engine.capacity.architecture import Architecture
 from lynx_engine.capacity.calibration import ADVICE, Calibration, Calibrations
 from lynx_engine.capacity.choose import Choice, DoesNotFit, choose, choose_on_cpu
 from lynx_engine.capacity.cost import Work, pass_operations, predict_seconds
+from lynx_engine.capacity.extras import NO_EXTRAS, Extras, extras_of
 from lynx_engine.capacity.machine import Device
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import get_variant
@@ -30,13 +33,39 @@ if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
 
 _STAGES = ("text_s", "subject_s", "denoise_s", "decode_s")
+_ALIKE_BY = attrgetter(
+    "variant", "frames", "size", "steps", "precision", "numerics", "memory", "speed", "loras"
+)
 _LOAD_START_S = 8.0  # a process, torch and diffusers
 _LOAD_RATE = 1e9  # bytes a second from a disk, where no load was recorded
 
-Request = tuple[str, int, str, int, str, str, str]
-"""Variant, frames, size, steps, precision, numerics, memory: rows alike in time and memory."""
-Alike = tuple[str, int, str, int, str]
-"""Variant, frames, size, steps, device name: what a measured time holds for."""
+
+class Request(NamedTuple):
+    """A kind of row: what is alike in time and memory.
+
+    Attributes:
+        variant: Registry name.
+        frames: F.
+        size: Width and height, as `832x480`.
+        steps: Sampling steps.
+        precision: Of the transformer.
+        numerics: normal or strict.
+        memory: Memory tier asked for.
+        extras: Its shortcut and LoRAs.
+    """
+
+    variant: str
+    frames: int
+    size: str
+    steps: int
+    precision: str
+    numerics: str
+    memory: str
+    extras: Extras = NO_EXTRAS
+
+
+Alike = tuple[str, int, str, int, str, str]
+"""Variant, frames, size, steps, speed, device name: what a measured time holds for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,23 +146,23 @@ class Forecaster:
 
     def calibration(self, request: Request, device: Device) -> Calibration | None:
         """Return what was measured on such a device for such a model, or None."""
-        architecture = self._architecture(request[0])
+        architecture = self._architecture(request.variant)
         if architecture is None:
             return None
         return self._calibrations.find(
             device_name=device.name,
             torch_version=self._torch_version,
-            precision=request[4],
+            precision=request.precision,
             architecture=architecture.key,
         )
 
     def step_seconds(self, request: Request, device: Device) -> float:
         """Return the seconds of one step as calibrated; 0.0 if it is not known."""
-        architecture = self._architecture(request[0])
+        architecture = self._architecture(request.variant)
         entry, choice = self.calibration(request, device), self.of(request, device).choice
         if architecture is None or entry is None or choice is None:
             return 0.0
-        work = Work(request[1], FrameSize.parse(request[2]), 1, request[4])
+        work = replace(_work_of(request), steps=1)
         return predict_seconds(architecture, work, choice.placement, entry.speeds)["denoise"]
 
     def step_operations(self, variant: str) -> int:
@@ -146,8 +175,7 @@ class Forecaster:
         return architecture.branches * pass_operations(architecture, tokens)
 
     def _forecast(self, request: Request, device: Device) -> Forecast:
-        variant, frames, size, steps, precision, *_ = request
-        architecture = self._architecture(variant)
+        architecture = self._architecture(request.variant)
         seconds = self._measured(request, device)
         if architecture is None:
             return Forecast(device, None, seconds=seconds, source="measured" if seconds else "")
@@ -160,12 +188,13 @@ class Forecaster:
         entry = self.calibration(request, device)
         if entry is None:
             return Forecast(device, choice)
-        work = Work(frames, FrameSize.parse(size), steps, precision)
+        work = _work_of(request)
         stages = predict_seconds(architecture, work, choice.placement, entry.speeds)
         return Forecast(device, choice, seconds=sum(stages.values()), source="calibrated")
 
     def _measured(self, request: Request, device: Device) -> float | None:
-        found = (self._past.clip_s.get((*request[:4], name)) for name in _names_of(device))
+        kind = (request.variant, request.frames, request.size, request.steps, request.extras.speed)
+        found = (self._past.clip_s.get((*kind, name)) for name in _names_of(device))
         return next((seconds for seconds in found if seconds is not None), None)
 
     def _architecture(self, variant: str) -> Architecture | None:
@@ -179,7 +208,7 @@ class Forecaster:
 
 def request_of(job: RenderJob) -> Request:
     """Return the kind of row that a job is."""
-    return (
+    return Request(
         job.variant,
         job.frames,
         str(job.size),
@@ -187,13 +216,27 @@ def request_of(job: RenderJob) -> Request:
         job.precision,
         job.numerics,
         job.memory,
+        extras_of(job),
     )
+
+
+def count_requests(jobs: Iterable[RenderJob]) -> dict[Request, int]:
+    """Return each kind of row with how many there are, in the order they come first."""
+    given = list(jobs)
+    alike = list(map(_ALIKE_BY, given))
+    # A request is made for each kind, not for each of a hundred thousand rows.
+    some = dict(zip(alike, given, strict=True))
+    counts: dict[Request, int] = {}
+    for key, count in Counter(alike).items():
+        request = request_of(some[key])
+        counts[request] = counts.get(request, 0) + count
+    return counts
 
 
 def default_request(spec: VariantSpec) -> Request:
     """Return the kind of row that a variant renders where its author wrote nothing."""
     d = spec.defaults
-    return (spec.name, d.frames, str(d.size), d.steps, d.precision, "normal", "auto")
+    return Request(spec.name, d.frames, str(d.size), d.steps, d.precision, "normal", "auto")
 
 
 def measured_past(log: pl.DataFrame) -> Past:
@@ -204,13 +247,16 @@ def measured_past(log: pl.DataFrame) -> Past:
     """
     clips: dict[Alike, list[float]] = {}
     loads: dict[tuple[str, str], list[float]] = {}
-    wanted = ("variant", "frames", "size", "steps", "device_name", "load_s", *_STAGES, "status")
+    kind = ("variant", "frames", "size", "steps", "speed", "device_name")
+    wanted = (*kind, "load_s", *_STAGES, "status")
     if log.is_empty() or not set(wanted) <= set(log.columns):
         return Past()
-    for variant, frames, size, steps, name, load, *stages, status in log.select(wanted).iter_rows():
+    for variant, frames, size, steps, speed, name, load, *stages, status in log.select(
+        wanted
+    ).iter_rows():
         if status not in {"rendered", "low_identity"} or None in stages:
             continue
-        clips.setdefault((variant, frames, size, steps, name), []).append(sum(stages))
+        clips.setdefault((variant, frames, size, steps, speed, name), []).append(sum(stages))
         if load:
             loads.setdefault((variant, name), []).append(load)
     return Past(
@@ -249,10 +295,7 @@ def forecast_campaign(jobs: Iterable[RenderJob], forecaster: Forecaster) -> Camp
     Rows go out as the dispatcher hands them out: model by model, the longest first, each to the
     device that is free first; a device that changes its model loads it first.
     """
-    counts: dict[Request, int] = {}
-    for job in jobs:
-        request = request_of(job)
-        counts[request] = counts.get(request, 0) + 1
+    counts = count_requests(jobs)
     homeless: dict[Request, str] = {}
     unknown: set[Request] = set()
     known: list[tuple[Request, float]] = []
@@ -295,22 +338,31 @@ def _hand_out(
 
 
 def _choose(architecture: Architecture, device: Device, request: Request) -> Choice:
-    _, frames, size, _, precision, numerics, memory = request
-    shape = FrameSize.parse(size)
-    free = device.usable_bytes
+    size = FrameSize.parse(request.size)
     if device.is_cpu:
         return choose_on_cpu(
-            architecture, frames=frames, size=shape, precision=precision, free_bytes=free
+            architecture,
+            frames=request.frames,
+            size=size,
+            precision=request.precision,
+            free_bytes=device.usable_bytes,
+            extras=request.extras,
         )
     return choose(
-        memory,
+        request.memory,
         architecture,
-        frames=frames,
-        size=shape,
-        precision=precision,
-        numerics=numerics,
-        free_bytes=free,
+        frames=request.frames,
+        size=size,
+        precision=request.precision,
+        numerics=request.numerics,
+        free_bytes=device.usable_bytes,
+        extras=request.extras,
     )
+
+
+def _work_of(request: Request) -> Work:
+    size = FrameSize.parse(request.size)
+    return Work(request.frames, size, request.steps, request.precision, request.extras)
 
 
 def _names_of(device: Device) -> tuple[str, ...]:

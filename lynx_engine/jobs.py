@@ -37,11 +37,13 @@ class Lora:
         weights_digest: sha256 of its file.
         scale: Its strength.
         path: The file; no part of the request.
+        numbers: How many it adds to the model, for estimates; no part of the request.
     """
 
     weights_digest: str
     scale: float
     path: Path
+    numbers: int = 0
 
 
 def _request(name: str) -> dict[str, str]:

@@ -58,11 +58,13 @@ class LoraFacts:
         path: The file, wherever a device process stands.
         digest: sha256 of the file, "" if it cannot be read.
         faults: Variant -> why the file cannot be laid over it, for those it was held against.
+        numbers: How many it adds to a model.
     """
 
     path: Path
     digest: str
     faults: Mapping[str, str] = field(default_factory=dict[str, str])
+    numbers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ def _recipe(spec: VariantSpec, written: WrittenSettings, loras: Mapping[Path, Lo
 
 def _lora(file: LoraFile, known: Mapping[Path, LoraFacts]) -> Lora:
     facts = known.get(file.path, LoraFacts(file.path, ""))
-    return Lora(facts.digest, file.scale, facts.path)
+    return Lora(facts.digest, file.scale, facts.path, facts.numbers)
 
 
 def _or(value: _T | None, otherwise: _T) -> _T:

@@ -19,7 +19,13 @@ from lynx_engine.identity.detect import detector_name
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.media.images import inspect_photo, read_photo
-from lynx_engine.models.lora_file import PEFT_NEEDED, fit_fault, inspect_lora, transformer_layers
+from lynx_engine.models.lora_file import (
+    PEFT_NEEDED,
+    added_numbers,
+    fit_fault,
+    inspect_lora,
+    transformer_layers,
+)
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, consent_problems
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
@@ -124,7 +130,7 @@ def _inspected(path: Path, variants: Collection[str], settings: Settings) -> Lor
         if (layers := transformer_layers(get_variant(name), settings.models_dir)) is not None
     }
     faults = {name: f"LoRA {path} {fault}" for name, fault in fits.items() if fault}
-    return LoraFacts(whole, header.digest, faults)
+    return LoraFacts(whole, header.digest, faults, added_numbers(header))
 
 
 def intact_clips(folder: Path, history: History) -> frozenset[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lynx_engine.capacity.architecture import Architecture
+from lynx_engine.capacity.extras import NO_EXTRAS, Extras
 from lynx_engine.capacity.memory import GIB, Estimate, estimate_host, estimate_memory
 from lynx_engine.capacity.placement import TIERS, Placement
 from lynx_engine.shapes import FrameSize
@@ -51,6 +52,7 @@ def choose_placement(
     precision: str,
     numerics: str,
     free_bytes: int,
+    extras: Extras = NO_EXTRAS,
 ) -> Placement:
     """Return the fastest placement that fits.
 
@@ -69,6 +71,7 @@ def choose_placement(
         numerics: normal or strict.
         free_bytes: What the job may take: free memory once CUDA has started, and what this
             process itself holds on the device already and would give back.
+        extras: The job's shortcut and LoRAs.
 
     Raises:
         DoesNotFit: If no placement of the tier fits, with the numbers.
@@ -82,6 +85,7 @@ def choose_placement(
         precision=precision,
         numerics=numerics,
         free_bytes=free_bytes,
+        extras=extras,
     ).placement
 
 
@@ -94,6 +98,7 @@ def choose(
     precision: str,
     numerics: str,
     free_bytes: int,
+    extras: Extras = NO_EXTRAS,
 ) -> Choice:
     """As `choose_placement`, with the estimate.
 
@@ -106,7 +111,7 @@ def choose(
     smallest: Estimate | None = None
     for placement in _candidates(asked, architecture.transformer.blocks, numerics):
         estimate = estimate_memory(
-            architecture, placement, frames=frames, size=size, precision=precision
+            architecture, placement, frames=frames, size=size, precision=precision, extras=extras
         )
         if estimate.needed_bytes <= free_bytes:
             return Choice(placement, estimate)
@@ -123,13 +128,16 @@ def choose_on_cpu(
     size: FrameSize,
     precision: str,
     free_bytes: int,
+    extras: Extras = NO_EXTRAS,
 ) -> Choice:
     """Return the placement of a job that renders on the CPU: everything in the machine's memory.
 
     Raises:
         DoesNotFit: If that memory is too small.
     """
-    estimate = estimate_host(architecture, frames=frames, size=size, precision=precision)
+    estimate = estimate_host(
+        architecture, frames=frames, size=size, precision=precision, extras=extras
+    )
     if estimate.needed_bytes > free_bytes:
         advice = "Choose a machine with more memory, or a smaller variant."
         raise DoesNotFit(estimate.needed_bytes, free_bytes, advice)

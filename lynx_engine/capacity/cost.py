@@ -16,6 +16,7 @@ from lynx_engine.capacity.architecture import (
     Architecture,
     VaeSize,
 )
+from lynx_engine.capacity.extras import NO_EXTRAS, Extras
 from lynx_engine.capacity.memory import BYTES_OF
 from lynx_engine.capacity.placement import Placement
 from lynx_engine.shapes import FrameSize
@@ -55,12 +56,14 @@ class Work:
         size: Width and height in pixels.
         steps: Sampling steps.
         precision: Of the transformer.
+        extras: Its shortcut and LoRAs.
     """
 
     frames: int
     size: FrameSize
     steps: int
     precision: str
+    extras: Extras = NO_EXTRAS
 
 
 def pass_operations(architecture: Architecture, tokens: int) -> int:
@@ -106,9 +109,9 @@ def decode_operations(vae: VaeSize, frames: int, pixels: int) -> int:
 def clip_operations(architecture: Architecture, work: Work) -> int:
     """Return the operations of a whole clip but for its text, which is a thousandth."""
     tokens = architecture.transformer.tokens(work.frames, work.size.height_px, work.size.width_px)
-    passes = work.steps * architecture.branches
+    passes = work.steps * work.extras.branches(architecture)
     pixels = work.size.height_px * work.size.width_px
-    sampled = passes * pass_operations(architecture, tokens)
+    sampled = passes * (pass_operations(architecture, tokens) + _lora_operations(work, tokens))
     return sampled + decode_operations(architecture.vae, work.frames, pixels)
 
 
@@ -118,7 +121,8 @@ def predict_seconds(
     """Return stage -> seconds: text, subject, denoise, decode.
 
     A streamed block arrives while the one before it computes; where the journey takes longer, the
-    device waits for it.
+    device waits for it. What a step cache will leave out depends on the clip: with one, the time is
+    the longest it takes.
 
     Args:
         architecture: The variant's networks.
@@ -128,26 +132,31 @@ def predict_seconds(
     """
     tokens = architecture.transformer.tokens(work.frames, work.size.height_px, work.size.width_px)
     denoise = work.steps * (
-        architecture.branches * _pass_seconds(architecture, tokens, work, placement, speeds)
+        work.extras.branches(architecture)
+        * (
+            _pass_seconds(architecture, tokens, work, placement, speeds)
+            + _lora_operations(work, tokens) / speeds.matrix_rate
+        )
         + speeds.step_s
     )
     number = BYTES_OF[work.precision]
     t, adapters = architecture.transformer, architecture.adapters
     pixels = work.frames * work.size.height_px * work.size.width_px
-    subject = 0.0
+    sets, subject = work.extras.adapter_sets, 0.0
     if adapters is not None:
         numbers = adapters.identity_numbers(t) + adapters.reference_numbers(t)
-        subject += _upload_seconds(2 * numbers * number, speeds)
+        subject += _upload_seconds(sets * numbers * number, speeds)
         if adapters.reference:
-            subject += 2 * _pass_seconds(architecture, REFERENCE_TOKENS, work, placement, speeds)
-            # Two stills are encoded, by as many convolutions as decode one.
-            subject += 2 * speeds.decode_s[1] * _REFERENCE_PX**2
+            subject += sets * _pass_seconds(architecture, REFERENCE_TOKENS, work, placement, speeds)
+            # Stills are encoded by as many convolutions as decode one.
+            subject += sets * speeds.decode_s[1] * _REFERENCE_PX**2
     decode = speeds.decode_s[0] + speeds.decode_s[1] * pixels
     if placement.blocks_leave_for_decode:
         staying = t.blocks - placement.streamed_blocks
         decode += _upload_seconds(staying * t.block_numbers * number, speeds)
-    text = 2 * architecture.text.layers * speeds.text_layer_s
+    text = work.extras.prompts * architecture.text.layers * speeds.text_layer_s
     text += _upload_seconds(architecture.text.numbers * number, speeds)
+    subject += _upload_seconds(work.extras.lora_numbers * number, speeds)
     return {"text": text, "subject": subject, "denoise": denoise, "decode": decode}
 
 
@@ -161,6 +170,11 @@ def _pass_seconds(
     streamed = min(placement.streamed_blocks, t.blocks)
     blocks = (t.blocks - streamed) * block + streamed * max(block, journey)
     return blocks + speeds.pass_s[0] + speeds.pass_s[1] * tokens
+
+
+def _lora_operations(work: Work, tokens: int) -> int:
+    """Return the operations that LoRAs add to a pass: each of their numbers meets each token."""
+    return 2 * tokens * work.extras.lora_numbers
 
 
 def _upload_seconds(count: float, speeds: Speeds) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lynx_engine.capacity.architecture import REFERENCE_TOKENS, TEXT_TOKENS, Architecture
+from lynx_engine.capacity.extras import NO_EXTRAS, Extras
 from lynx_engine.capacity.placement import Placement
 from lynx_engine.shapes import FrameSize
 
@@ -31,8 +32,7 @@ _GAPS_MADE, _GAPS_HELD = 0.04, 0.01
 
 _VISITING_BLOCKS = 2  # one computes, the next one arrives
 _SOLVER_LATENTS = 10  # sample, solver's memory, velocities of the branches, float32
-_SETS = 2  # adapter K/V with the subject and without
-_PROMPTS = 2  # prompt and negative prompt
+_CACHED = 3  # tensors [1, L, D] that a step cache keeps of each branch
 _TILE_PX, _TILE_STRIDE_PX = 256, 192
 
 
@@ -74,6 +74,7 @@ def estimate_memory(
     frames: int,
     size: FrameSize,
     precision: str,
+    extras: Extras = NO_EXTRAS,
 ) -> Estimate:
     """Return what a job needs of a GPU under a placement.
 
@@ -83,6 +84,7 @@ def estimate_memory(
         frames: F.
         size: Width and height in pixels.
         precision: float32, bfloat16 or float16; the autoencoder is float32 always.
+        extras: The job's shortcut and LoRAs.
     """
     number = BYTES_OF[precision]
     blocks = _block_items(architecture, placement, number)
@@ -93,8 +95,8 @@ def estimate_memory(
         "denoise": {
             **blocks,
             **others,
-            **_kept_items(architecture, placement, tokens, number),
-            "activations": denoise_moment_bytes(architecture, tokens, number)
+            **_kept_items(architecture, placement, extras, tokens=tokens, number=number),
+            "activations": denoise_moment_bytes(architecture, tokens, number, extras)
             + _SOLVER_LATENTS * _latent_bytes(architecture, frames, size),
         },
         "decode": {
@@ -108,7 +110,12 @@ def estimate_memory(
 
 
 def estimate_host(
-    architecture: Architecture, *, frames: int, size: FrameSize, precision: str
+    architecture: Architecture,
+    *,
+    frames: int,
+    size: FrameSize,
+    precision: str,
+    extras: Extras = NO_EXTRAS,
 ) -> Estimate:
     """Return what a job needs of the memory of a machine that renders on its CPU.
 
@@ -116,7 +123,9 @@ def estimate_host(
     """
     number = BYTES_OF[precision]
     placement = Placement("resident")
-    gpu = estimate_memory(architecture, placement, frames=frames, size=size, precision=precision)
+    gpu = estimate_memory(
+        architecture, placement, frames=frames, size=size, precision=precision, extras=extras
+    )
     held = {"text encoder": architecture.text.numbers * number}
     adapters, base = architecture.adapters, architecture.transformer
     if adapters is not None:
@@ -127,7 +136,9 @@ def estimate_host(
     return Estimate(phases, _reserve(phases))
 
 
-def denoise_moment_bytes(architecture: Architecture, tokens: int, number: int) -> int:
+def denoise_moment_bytes(
+    architecture: Architecture, tokens: int, number: int, extras: Extras = NO_EXTRAS
+) -> int:
     """Return the largest moment of one pass: what its operations have made and still need.
 
     Each moment counts tensors [1, L, D] by name; those in float32 are written as 4.
@@ -136,6 +147,7 @@ def denoise_moment_bytes(architecture: Architecture, tokens: int, number: int) -
         architecture: The variant's networks.
         tokens: L.
         number: Bytes of one number in the precision of the pass.
+        extras: The job's shortcut and LoRAs.
     """
     t = architecture.transformer
     e, exact = number, 4
@@ -146,11 +158,13 @@ def denoise_moment_bytes(architecture: Architecture, tokens: int, number: int) -
         "feed-forward joins": 5 * e + 2 * copied + exact + (exact if e == exact else 0),
         # block input, normed, q, k, v, q and k turned; half-width products; the reference seen
         "keys turn": (7 + is_referenced) * e + exact + exact // 2,
-        # block input twice, attention's output, normed; both sides of the activation function
-        "feed-forward widens": 4 * e + 2 * ceil(e * t.ffn_width / t.width),
+        # block input twice, attention's output, normed; both sides of the activation function, or
+        # layer, LoRA and their sum
+        "feed-forward widens": 4 * e
+        + (3 if extras.lora_numbers else 2) * ceil(e * t.ffn_width / t.width),
     }
     angles = 2 * tokens * t.head_width * exact
-    text = _PROMPTS * TEXT_TOKENS * t.width * number
+    text = extras.prompts * TEXT_TOKENS * t.width * number
     return tokens * t.width * max(moments.values()) + angles + text
 
 
@@ -219,18 +233,26 @@ def _text_items(architecture: Architecture, number: int) -> dict[str, int]:
 
 
 def _kept_items(
-    architecture: Architecture, placement: Placement, tokens: int, number: int
+    architecture: Architecture, placement: Placement, extras: Extras, *, tokens: int, number: int
 ) -> dict[str, int]:
     t, adapters = architecture.transformer, architecture.adapters
-    items = {"text tokens": _PROMPTS * TEXT_TOKENS * t.text_width * number}
+    items = {"text tokens": extras.prompts * TEXT_TOKENS * t.text_width * number}
     if adapters is not None:
         identity = adapters.identity_layers(t.blocks) * (adapters.tokens + adapters.registers)
         reference = t.blocks * REFERENCE_TOKENS if adapters.reference else 0
-        items["adapter K/V"] = _SETS * 2 * (identity + reference) * t.width * number
+        items["adapter K/V"] = extras.adapter_sets * 2 * (identity + reference) * t.width * number
     if placement.keeps_text_kv:
-        items["text K/V"] = _PROMPTS * 2 * t.blocks * TEXT_TOKENS * t.width * number
+        items["text K/V"] = extras.prompts * 2 * t.blocks * TEXT_TOKENS * t.width * number
     if placement.shares_first_block:
-        items["shared first block"] = 2 * tokens * t.width * number
+        # The embedded clip and the first self-attention's output; where a reference is added to
+        # it, the query and what it sees of the clip.
+        shared = 3 if adapters is not None and adapters.reference else 2
+        items["shared first block"] = shared * tokens * t.width * number
+    if extras.is_cached:
+        branches = extras.branches(architecture)
+        items["step cache"] = _CACHED * branches * tokens * t.width * number
+    if extras.lora_numbers:
+        items["LoRAs"] = extras.lora_numbers * number
     return items
 
 

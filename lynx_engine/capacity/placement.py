@@ -25,8 +25,9 @@ class Placement:
         blocks_leave_for_decode: The transformer leaves the device while the clip is decoded.
         keeps_text_kv: The text's keys and values of every block stay on the device over all steps;
             otherwise each step projects them anew.
-        shares_first_block: The branches of a step share what is equal in their first block, which
-            keeps two tensors [1, L, D] on the device.
+        shares_first_block: The branches of a step share what is equal up to and in their first
+            block: embedded clip and what the block sees of it, which keeps two tensors [1, L, D]
+            on the device, three where a reference is seen besides.
         vae_tiled: The clip is decoded in overlapping tiles, which changes pixels by rounding.
     """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lynx_engine.speed import EXACT
+
 if TYPE_CHECKING:
     from lynx_engine.capacity.machine import Device
     from lynx_engine.forecast import CampaignForecast, Forecast, Forecaster, Request
@@ -56,12 +58,9 @@ def forecast_rows(
     plan: RenderPlan, forecaster: Forecaster
 ) -> list[tuple[Request, int, list[Forecast]]]:
     """Return each kind of row with how many there are, and its forecast on each kind of device."""
-    from lynx_engine.forecast import request_of
+    from lynx_engine.forecast import count_requests
 
-    counts: dict[Request, int] = {}
-    for planned in plan.to_run:
-        request = request_of(planned.job)
-        counts[request] = counts.get(request, 0) + 1
+    counts = count_requests(planned.job for planned in plan.to_run)
     alike = {(d.name, d.total_bytes): d for d in reversed(forecaster.devices)}
     devices = list(reversed(alike.values()))
     return [(r, n, [forecaster.of(r, d) for d in devices]) for r, n in counts.items()]
@@ -74,13 +73,14 @@ def table_rows(
     from lynx_engine.cli.doctor import tier_in_words
     from lynx_engine.forecast import duration_in_words
 
-    for (variant, frames, size, steps, *_), count, forecasts in kinds:
-        shape = f"{frames} x {size}, {steps} steps"
+    for request, count, forecasts in kinds:
+        shape = f"{request.frames} x {request.size}, {request.steps} steps"
+        shape += f", {speed}" if (speed := request.extras.speed) != EXACT else ""
         for f in forecasts:
             peak = f"{f.choice.estimate.peak_bytes / _GIB:.1f}" if f.choice else "-"
             clip = duration_in_words(f.seconds) if f.seconds is not None else "?"
             told = f"does not fit: {f.why}" if f.why else f.source
-            cells = (variant, shape, str(count), f.device.device, tier_in_words(f))
+            cells = (request.variant, shape, str(count), f.device.device, tier_in_words(f))
             yield (*cells, peak, "-" if f.why else clip, told)
 
 
@@ -103,8 +103,8 @@ def warnings_of(
     """Return a line for each kind of row that no device here can render."""
     for request, count, _ in kinds:
         if request in campaign.homeless:
-            variant, frames, size, *_ = request
-            rows = f"{count} row{'s' * (count > 1)} of {variant} ({frames} frames of {size})"
+            shape = f"{request.frames} frames of {request.size}"
+            rows = f"{count} row{'s' * (count > 1)} of {request.variant} ({shape})"
             fit = "fit" if count > 1 else "fits"
             yield (
                 f"warning: {rows} {fit} no device here: {campaign.homeless[request]} "
@@ -126,11 +126,12 @@ def campaign_as_json(
         "advice": campaign.advice,
         "kinds": [
             {
-                "frames": request[1],
-                "size": request[2],
-                "steps": request[3],
+                "frames": request.frames,
+                "size": request.size,
+                "steps": request.steps,
+                "speed": request.extras.speed,
                 "rows": count,
-                "on": [forecast_as_json(request[0], forecast) for forecast in forecasts],
+                "on": [forecast_as_json(request.variant, forecast) for forecast in forecasts],
             }
             for request, count, forecasts in kinds
         ],

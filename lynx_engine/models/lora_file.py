@@ -230,6 +230,13 @@ def fit_fault(header: LoraHeader, layers: Mapping[str, tuple[int, int]]) -> str:
     return ""
 
 
+def added_numbers(header: LoraHeader) -> int:
+    """Return how many numbers a LoRA adds to the model it is laid over."""
+    passed_over = set(left_out(header))
+    laid = (shape for name, shape in header.tensors.items() if name not in passed_over)
+    return sum(map(math.prod, laid))
+
+
 def left_out(header: LoraHeader) -> list[str]:
     """Return the tensors that diffusers' loader passes over: whole differences of norms and biases.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lynx_engine.capacity.choose import AUTO, DoesNotFit, choose_placement
+from lynx_engine.capacity.extras import extras_of
 from lynx_engine.capacity.placement import RESIDENT, TIERS, Placement
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def place_job(
             precision=job.precision,
             numerics=job.numerics,
             free_bytes=spendable_bytes,
+            extras=extras_of(job),
         )
     except DoesNotFit as finding:
         logger.warning("%s: %s %s It is tried all the same.", job.job_id[:12], job.variant, finding)

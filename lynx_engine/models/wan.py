@@ -235,7 +235,8 @@ class WanDenoiser:
         texts: list[KeyValue | None] = []
         if clip is not None:
             self._of_clip.values = clip.shapes.setdefault(latents.shape, {})
-            self._of_step.values = self._step and self._step.shared(latents, timestep)
+            if self._step is not None and placement.shares_first_block:
+                self._of_step.values = self._step.shared(latents, timestep)
             kept = clip.text(text)
             self._of_text.values, texts = kept.values, kept.blocks
             if clip.compiled:
@@ -246,7 +247,7 @@ class WanDenoiser:
             _cross(block).text = texts[number] if texts else None
             _cross(block).keeps_text = clip is not None and placement.keeps_text_kv
             _self(block).subject = reference.get(number)
-        if self._of_step.values is not None and placement.shares_first_block:
+        if self._of_step.values is not None:
             _self(self._blocks[0]).shared = self._of_step
         if self._compiler is not None and clip is not None and clip.compiled:
             shapes = (latents.shape, text.shape, _shape(identity), _shape(reference))

@@ -19,6 +19,10 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "P9_tiny_2_workers": (">=", 1.7),
     "P9_8_sleepers": (">=", 0.97),
     "P9_mixed_over_bound": ("<=", 1.05),
+    "P10_resident": ("<=", 32.0),
+    "P10_24": ("<=", 22.5),
+    "P10_16": ("<=", 14.5),
+    "P10_8": ("<=", 7.6),
     "P11_help_s": ("<=", 0.5),
     "P11_check_s": ("<=", 1.5),
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 
 from lynx_engine.capacity.cost import Work, predict_seconds
 from lynx_engine.capacity.placement import RESIDENT
 from lynx_engine.engine import RenderEngine
+from lynx_engine.models import attention, measure
 from lynx_engine.models.measure import calibrate_on
 from lynx_engine.models.tiny_weights import build_tiny_weights
 from lynx_engine.shapes import FrameSize
@@ -22,6 +25,41 @@ from tests.support.weights import Scale, write_public_layout
 BAND = 2.0
 """Prediction and reality lie within this factor, each at its fastest: a machine that is busy with
 other work makes the same clip three times slower within a minute."""
+
+
+@pytest.mark.parametrize(("variant", "looks"), [("tiny", 4), ("tiny_lite", 3), ("wan", 2)])
+def test_every_block_that_is_timed_looks_at_text_clip_and_subject(
+    monkeypatch: pytest.MonkeyPatch, variant: str, looks: int
+) -> None:
+    torch.set_num_threads(1)
+    spec, tiny = get_variant(variant), get_variant("tiny")
+    small, own = architecture_of(tiny, None), architecture_of(spec, None)
+    assert small is not None
+    assert own is not None
+    adapters = (
+        own.adapters
+        and small.adapters
+        and replace(small.adapters, reference=own.adapters.reference)
+    )
+    seen: list[int] = []
+
+    def attend(*given: object, **named: object) -> torch.Tensor:
+        seen[-1] += 1
+        return dispatch_attention_fn(*given, **named)  # type: ignore[arg-type]
+
+    def once(work: Callable[[], object], _device: torch.device) -> float:
+        seen.append(0)
+        work()
+        return 1.0
+
+    monkeypatch.setattr(attention, "dispatch_attention_fn", attend)
+    monkeypatch.setattr(measure, "seconds_of", once)
+    architecture = replace(small, adapters=adapters)
+    with torch.inference_mode():
+        denoiser = measure._one_block(spec, architecture, torch.device("cpu"), torch.float32)
+        measure._time_blocks(denoiser, architecture, budget_s=0.0)
+    # Two shapes, each with one block, three, three and one.
+    assert seen == [looks, 3 * looks, 3 * looks, looks] * 2
 
 
 @pytest.mark.parametrize("scale", ["tiny", "mid-size"])

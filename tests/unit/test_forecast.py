@@ -15,11 +15,13 @@ from lynx_engine.capacity.memory import GIB
 from lynx_engine.forecast import (
     Forecaster,
     Past,
+    count_requests,
     duration_in_words,
     forecast_campaign,
     measured_past,
     request_of,
 )
+from lynx_engine.jobs import Lora
 from lynx_engine.settings import Settings
 from lynx_engine.variants import get_variant
 from lynx_engine.variants.dimensions import architecture_of
@@ -61,7 +63,7 @@ def test_a_device_that_was_calibrated_has_a_time() -> None:
 
 
 def test_what_was_measured_goes_before_what_was_calibrated() -> None:
-    past = Past(clip_s={("lynx_full", 81, "832x480", 50, H200.name): 123.0})
+    past = Past(clip_s={("lynx_full", 81, "832x480", 50, "exact", H200.name): 123.0})
     told = forecaster(H200, entries=(calibration(H200, "lynx_full", 0.05),), past=past)
     forecast = told.of(request_of(FULL), H200)
     assert (forecast.seconds, forecast.source) == (123.0, "measured")
@@ -95,7 +97,7 @@ def test_rows_go_to_the_devices_they_fit() -> None:
 
 def test_two_devices_take_half_the_time_and_the_same_gpu_hours() -> None:
     past = Past(
-        clip_s={("lynx_full", 81, "832x480", 50, H200.name): 100.0},
+        clip_s={("lynx_full", 81, "832x480", 50, "exact", H200.name): 100.0},
         load_s={("lynx_full", H200.name): 20.0},
     )
     twin = replace(H200, device="cuda:1")
@@ -107,7 +109,7 @@ def test_two_devices_take_half_the_time_and_the_same_gpu_hours() -> None:
 
 
 def test_each_variant_is_loaded_once_a_device() -> None:
-    shape = (81, "832x480", 50, H200.name)
+    shape = (81, "832x480", 50, "exact", H200.name)
     past = Past(
         clip_s={("lynx_full", *shape): 100.0, ("wan", *shape): 50.0},
         load_s={("lynx_full", H200.name): 20.0, ("wan", H200.name): 10.0},
@@ -119,7 +121,14 @@ def test_each_variant_is_loaded_once_a_device() -> None:
 
 def test_the_past_is_the_median_of_good_rows_without_their_loads() -> None:
     stages = {"text_s": 0.0, "subject_s": 1.0, "denoise_s": 5.0, "decode_s": 2.0}
-    facts = {"variant": "tiny", "frames": 9, "size": "64x64", "steps": 4, "device_name": "cpu"}
+    facts = {
+        "variant": "tiny",
+        "frames": 9,
+        "size": "64x64",
+        "steps": 4,
+        "speed": "exact",
+        "device_name": "cpu",
+    }
     good = {**facts, **stages, "load_s": 0.0, "status": "rendered"}
     log = pl.DataFrame(
         [
@@ -130,7 +139,7 @@ def test_the_past_is_the_median_of_good_rows_without_their_loads() -> None:
         ]
     )
     past = measured_past(log)
-    assert past.clip_s == {("tiny", 9, "64x64", 4, "cpu"): 8.0}
+    assert past.clip_s == {("tiny", 9, "64x64", 4, "exact", "cpu"): 8.0}
     assert past.load_s == {("tiny", "cpu"): 30.0}
     assert measured_past(pl.DataFrame()) == Past()
 
@@ -149,10 +158,34 @@ def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert duration_in_words(seconds) == words
 
 
+def test_a_distilled_row_is_one_pass_a_step_and_a_lora_is_counted() -> None:
+    told = forecaster(H200, entries=(calibration(H200, "lynx_full", 0.05),))
+    lora = Lora("d", 1.0, Path("a"), 300_000_000)
+    distilled = replace(FULL, steps=8, speed="distilled", loras=(lora,))
+    assert count_requests([FULL, distilled, FULL]) == {
+        request_of(FULL): 2,
+        request_of(distilled): 1,
+    }
+    forecast = told.of(request_of(distilled), H200)
+    factors = 2 * 32760 * 300_000_000 / 1e15
+    # Eight passes and one of the reference; transfers of a second or so.
+    assert forecast.seconds == pytest.approx(8 * (40 * 0.05 + factors) + 40 * 0.05, abs=1.5)
+    assert forecast.choice is not None
+    assert forecast.choice.estimate.phases["denoise"]["LoRAs"] == 600_000_000
+
+
+def test_a_measured_time_holds_for_its_speed_only() -> None:
+    past = Past(clip_s={("lynx_full", 81, "832x480", 50, "exact", H200.name): 123.0})
+    told = forecaster(H200, past=past)
+    cached = replace(FULL, speed="cache:first-block-0.05")
+    assert told.of(request_of(FULL), H200).seconds == 123.0
+    assert told.of(request_of(cached), H200).seconds is None
+
+
 def test_a_hundred_thousand_rows_are_forecast_at_once() -> None:
     import time
 
-    past = Past(clip_s={("lynx_full", 81, "832x480", 50, H200.name): 100.0})
+    past = Past(clip_s={("lynx_full", 81, "832x480", 50, "exact", H200.name): 100.0})
     rows = [FULL] * 100_000
     started = time.perf_counter()
     assert forecast_campaign(rows, forecaster(H200, past=past)).seconds

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lynx_engine.capacity.architecture import (
     AdapterSize,
@@ -15,16 +17,23 @@ from lynx_engine.capacity.architecture import (
     VaeSize,
 )
 from lynx_engine.capacity.choose import choose
+from lynx_engine.capacity.extras import Extras
 from lynx_engine.capacity.memory import GIB, estimate_host, estimate_memory
 from lynx_engine.capacity.placement import Placement
+from lynx_engine.jobs import Lora
+from lynx_engine.models.lora_file import added_numbers, inspect_lora
 from lynx_engine.shapes import FrameSize
-from lynx_engine.variants import get_variant
+from lynx_engine.speed import recorded_speed
+from lynx_engine.variants import all_variants, get_variant
 from lynx_engine.variants.dimensions import architecture_of
+from lynx_engine.variants.spec import VariantSpec
 from tests.support.accounted import META, account
 from tests.support.byte_accounting import ByteAccounting, Peak
 
 OVER, UNDER = 1.06, 0.98
 """An estimate lies between these multiples of the count: over by 6 %, under by 2 % at most."""
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 WAITING = Placement("balanced", others_wait=True, blocks_leave_for_decode=True)
 LOW = replace(WAITING, tier="low", keeps_text_kv=False, shares_first_block=False)
@@ -109,6 +118,73 @@ def test_count_agrees_with_the_allocator_of_a_gpu() -> None:
     assert counted.bytes * 0.97 <= measured <= counted.bytes * 1.10
 
 
+def write_lora(path: Path, architecture: Architecture, *, rank: int) -> Lora:
+    """Save a LoRA of zeros over every matrix of the first blocks' kind."""
+    t = architecture.transformer
+    sizes = {
+        **{f"attn{n}.{part}": (t.width, t.width) for n in (1, 2) for part in PROJECTIONS},
+        "ffn.net.0.proj": (t.ffn_width, t.width),
+        "ffn.net.2": (t.width, t.ffn_width),
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for number in range(t.blocks):
+        for layer, (out, into) in sizes.items():
+            name = f"transformer.blocks.{number}.{layer}"
+            tensors[f"{name}.lora_A.weight"] = torch.zeros(rank, into, dtype=torch.bfloat16)
+            tensors[f"{name}.lora_B.weight"] = torch.zeros(out, rank, dtype=torch.bfloat16)
+    save_file(tensors, path)
+    header = inspect_lora(path)
+    return Lora(header.digest, 1.0, path, added_numbers(header))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_loras_are_estimated_as_they_are_counted(tmp_path: Path, precision: str) -> None:
+    architecture = with_blocks(published("lynx_full"), 3)
+    lora = write_lora(tmp_path / "a.safetensors", architecture, rank=16)
+    assert lora.numbers == 3 * 16 * (8 * 2 * 5120 + 2 * (5120 + 13824))
+    shape = {"frames": 33, "size": FrameSize(832, 480), "precision": precision}
+    placement = replace(WAITING, streamed_blocks=3)
+    spec = get_variant("lynx_full")
+    for speed in ("exact", "distilled"):
+        counted = account(
+            spec, architecture, placement=placement, speed=speed, loras=[lora], **shape
+        )["denoise"]  # type: ignore[arg-type]
+        extras = Extras(speed, lora.numbers)
+        estimate = estimate_memory(architecture, placement, extras=extras, **shape)  # type: ignore[arg-type]
+        items = estimate.phases["denoise"]
+        assert counted.held["LoRAs"] == items["LoRAs"]
+        assert counted.held["adapter K/V"] == items["adapter K/V"]
+        assert counted.held["text tokens"] == items["text tokens"]
+        assert UNDER <= sum(items.values()) / counted.bytes <= OVER, (speed, items, counted)
+
+
+def test_a_step_cache_keeps_what_was_estimated_for_it() -> None:
+    torch.set_num_threads(1)
+    spec, device = get_variant("lynx_full"), torch.device("cpu")
+    shape = {"frames": 9, "size": FrameSize(320, 64), "precision": "float32"}
+    placement, cached = Placement("resident"), recorded_speed("cache", cache_threshold=0.05)
+    without, within = (
+        account(spec, SMALL, placement=placement, speed=speed, device=device, **shape)["denoise"]  # type: ignore[arg-type]
+        for speed in ("exact", cached)
+    )
+    phases = estimate_memory(SMALL, placement, extras=Extras(cached), **shape).phases  # type: ignore[arg-type]
+    kept = phases["denoise"]["step cache"]
+    tokens = SMALL.transformer.tokens(9, 64, 320)
+    assert kept == 3 * 3 * tokens * 96 * 4
+    assert within.bytes - without.bytes == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.parametrize("spec", all_variants().values(), ids=lambda spec: spec.name)
+def test_estimates_count_the_branches_that_run(spec: VariantSpec) -> None:
+    architecture = architecture_of(spec, None)
+    if architecture is None:
+        assert not spec.base
+        return
+    for word in ("exact", "cache", "distilled"):
+        speed = recorded_speed(word, cache_threshold=spec.cache_threshold)
+        assert Extras(speed).branches(architecture) == len(spec.branches_at(speed))
+
+
 def test_bytes_are_counted_while_a_tensor_lives_and_no_longer() -> None:
     with torch.inference_mode(), ByteAccounting() as accounting:
         first = torch.empty(1000, dtype=torch.float32)
@@ -146,7 +222,7 @@ def test_each_item_of_a_placement_takes_its_bytes() -> None:
     # LYNX.md: 12.6 GB less than with the adapters' weights; keys and values are 0.45 GB of it.
     assert resident["adapter K/V"] == 2 * 2 * 40 * (16 + 256) * 5120 * 2
     assert resident["text K/V"] == 2 * 2 * 40 * 512 * 5120 * 2
-    assert resident["shared first block"] == 2 * 32760 * 5120 * 2
+    assert resident["shared first block"] == 3 * 32760 * 5120 * 2
     low = estimate_memory(full, replace(LOW, streamed_blocks=40), **shape)  # type: ignore[arg-type]
     assert low.phases["denoise"]["resident blocks"] == 0
     assert low.phases["denoise"]["visiting blocks"] == 2 * resident["resident blocks"] // 40
