@@ -107,7 +107,8 @@ class Conditioning:
             self._counters.text_encodes += len(made)
             return [tokens.cpu() for tokens in made]
 
-        found = self._texts.get_or_make_all(prompts, make)
+        keys = [(prompt, _is_strict()) for prompt in prompts]
+        found = self._texts.get_or_make_all(keys, make)
         return [pad_text(tokens).to(self._device) for tokens in found]
 
     @torch.inference_mode()
@@ -143,7 +144,7 @@ class Conditioning:
                 features = self._denoiser.reference_features(latent, text=text)
             return tuple(feature.cpu() for feature in features)
 
-        return self._references.get_or_make((face.digest if face else "", seed), make)
+        return self._references.get_or_make((face.digest if face else "", seed, _is_strict()), make)
 
     @torch.inference_mode()
     def adapters(self, job: RenderJob, face: SubjectFace | None) -> AdapterKV:
@@ -164,3 +165,8 @@ class Conditioning:
         if self._subject is None:
             raise ValueError(f"{self._spec.name} renders without a subject")
         return self._subject
+
+
+def _is_strict() -> bool:
+    """Return whether a strict job is rendering: what other kernels made is not for its clip."""
+    return torch.are_deterministic_algorithms_enabled()

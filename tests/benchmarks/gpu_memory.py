@@ -135,7 +135,7 @@ def host_source(network: nn.Module) -> HostSource:
     tensors = {name: weight.detach().cpu() for name, weight in network.named_parameters()}
     path = Path("random")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return HostSource(path, dict.fromkeys(tensors, path), shapes, tensors)
+    return HostSource(path, dict.fromkeys(tensors, path), shapes, {}, tensors)
 
 
 def make_vae(device: torch.device, *, base: int) -> VideoAutoencoder:

@@ -100,7 +100,7 @@ class ZerosSource(SafetensorsSource):
     def of(cls, network: nn.Module) -> ZerosSource:
         """Return the source of every parameter of `network`."""
         shapes = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
-        return cls(Path("nowhere"), dict.fromkeys(shapes, Path("nowhere")), shapes)
+        return cls(Path("nowhere"), dict.fromkeys(shapes, Path("nowhere")), shapes, {})
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield each of `names` with its zeros."""

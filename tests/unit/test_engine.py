@@ -466,3 +466,16 @@ def test_guidance_follows_the_branches_of_the_spec() -> None:
     ones = [torch.tensor([float(n)]) for n in (1, 3, 4)]
     assert guidance_of(full, get_variant("lynx_full")).combine(ones).item() == 10
     assert guidance_of(lite, get_variant("lynx_lite")).combine([ones[0], ones[2]]).item() == 16
+
+
+def test_strict_clip_takes_nothing_that_a_normal_one_made(tiny: RenderEngine) -> None:
+    job, face = make_job("tiny"), face_of(tiny)
+    tiny.render(job, face)
+    made = replace(tiny.counters)
+    tiny.render(replace(job, numerics="strict"), face)
+    assert tiny.counters.text_encodes == made.text_encodes + 3
+    assert tiny.counters.reference_passes == made.reference_passes + 2
+    strict = replace(tiny.counters)
+    tiny.render(replace(job, numerics="strict", steps=2), face)
+    assert tiny.counters.text_encodes == strict.text_encodes
+    assert tiny.counters.reference_passes == strict.reference_passes
