@@ -58,6 +58,7 @@ class Size:
     precision: str
 
 
+QUICK = Size(Scale(blocks=2, heads=2, head_width=32), FrameSize(64, 64), 5, 6, "float32")
 CPU = Size(Scale(blocks=8, heads=4, head_width=64), FrameSize(192, 128), 13, 24, "float32")
 GPU = Size(Scale(blocks=12, heads=16, head_width=128), FrameSize(832, 480), 41, 30, "bfloat16")
 FULL = Size(Scale(blocks=40, heads=40, head_width=128), FrameSize(832, 480), 81, 20, "bfloat16")
@@ -94,14 +95,16 @@ def psnr(found: torch.Tensor, exact: torch.Tensor) -> float:
     return 10 * math.log10((span**2 / (found - exact).square().mean()).item())
 
 
-def measure(engine: RenderEngine, jobs: Mapping[str, RenderJob]) -> dict[str, dict[str, float]]:
+def measure(
+    engine: RenderEngine, jobs: Mapping[str, RenderJob], *, rounds: int
+) -> dict[str, dict[str, float]]:
     """Return seconds, PSNR and cached predictions of each job, interleaved, medians."""
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     latents: dict[str, torch.Tensor] = {}
     cached: dict[str, int] = {}
     for job in jobs.values():
         seconds(engine, replace(job, steps=2))  # texts, features and files are known after it
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for name in list(jobs)[:: -1 if turn % 2 else 1]:
             before = engine.counters.cached_passes
             took_s, latents[name] = seconds(engine, jobs[name])
@@ -121,8 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full-size", action="store_true", help="14B: needs 40 GB of device")
+    parser.add_argument("--quick", action="store_true", help="only show that it runs")
     chosen = parser.parse_args()
-    what = CPU if chosen.device == "cpu" else FULL if chosen.full_size else GPU
+    big = FULL if chosen.full_size else GPU
+    what = QUICK if chosen.quick else CPU if chosen.device == "cpu" else big
     if chosen.device == "cpu":
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +153,11 @@ def main() -> None:
             loras=(write_lora(Path(folder) / "a.safetensors", engine),),
         )
         cached = replace(exact, speed=recorded_speed("cache", cache_threshold=THRESHOLD))
-        found = measure(engine, {"exact": exact, "cache": cached, "distilled": distilled})
+        found = measure(
+            engine,
+            {"exact": exact, "cache": cached, "distilled": distilled},
+            rounds=1 if chosen.quick else ROUNDS,
+        )
     passes = {"exact": 3 * what.steps, "cache": 3 * what.steps, "distilled": DISTILLED_STEPS}
     lines = [f"{'':<10}{'s a clip':>9}{'gain':>7}{'psnr dB':>9}  predictions, of which cached"]
     for name, row in found.items():

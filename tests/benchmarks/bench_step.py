@@ -1,6 +1,6 @@
 """P3 and P4: what a guided step costs beside stock diffusers, and beside the released method.
 
-    python -m tests.benchmarks.bench_step
+    python -m tests.benchmarks.bench_step [--quick]
 
 Prints a table, and one JSON line last. The CPU form: width 512, 6 blocks, 1,950 tokens, one thread,
 ratios of processor time.
@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from tests.benchmarks.figures import is_quick
 from tests.benchmarks.guided_step import Shape, interleaved, make_step, processor_clock, steady
 
 SHAPE = Shape(
@@ -24,12 +25,22 @@ SHAPE = Shape(
     lite_width=256,
     cells=(13, 20, 30),
 )
+QUICK = Shape(
+    blocks=2,
+    heads=2,
+    head_width=32,
+    ffn=128,
+    text_width=64,
+    lite_width=64,
+    cells=(3, 8, 8),
+)
 ROUNDS = 2
 
 
 def ratios(variant: str) -> tuple[float, float]:
     """Return P3 and P4 of a variant: ours over stock, and the released method over ours."""
-    step = make_step(variant, SHAPE, device=torch.device("cpu"), dtype=torch.float32)
+    shape = QUICK if is_quick() else SHAPE
+    step = make_step(variant, shape, device=torch.device("cpu"), dtype=torch.float32)
     with steady(step):
         ways = (step.ours, step.without_adapters, step.restated)
         ours_s, stock_s, plain_s = interleaved(ways, ROUNDS, processor_clock)
