@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: lynx-engine bench --quick"
 
-_FULL_S, _QUICK_S = 120.0, 20.0
+_FULL_S, _QUICK_S = 120.0, 10.0
 
 
 def command(

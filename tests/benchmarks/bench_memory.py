@@ -102,7 +102,7 @@ def main() -> int:
     """Print the tables and the figures; return 1 if one is above its ceiling."""
     # P10's peaks: those of the variant that needs most.
     figures: dict[str, float] = {}
-    for figure in CEILINGS:
+    for figure in list(CEILINGS)[-1 if is_quick() else 0 :]:
         for variant in VARIANTS[: 1 if is_quick() else None]:
             peak, lines = itemised(variant, figure, shape=QUICK_SHAPE if is_quick() else None)
             sys.stdout.write("\n".join(lines) + "\n")
