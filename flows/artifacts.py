@@ -21,7 +21,8 @@ from prefect.artifacts import (
 )
 
 from lynx_engine.campaign import Campaign
-from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderResult
+from lynx_engine.jobs import PlannedJob
+from lynx_engine.results import Failed, Rendered, RenderResult
 
 logger = logging.getLogger(__name__)
 

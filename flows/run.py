@@ -18,15 +18,17 @@ from types import FrameType
 from flows.logs import log_file
 from flows.server import prefect_server
 from lynx_engine.campaign import Campaign, open_campaign
-from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan, RenderResult
+from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan
 from lynx_engine.live import live_progress
 from lynx_engine.lock import DRAFTS_FOLDER, CampaignLock, lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.outcomes import CampaignSummary, Observer
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool, Pool, find_devices, open_cluster_pool, open_pool
+from lynx_engine.preflight import Preflight, find_subject_faces
+from lynx_engine.results import RenderResult
 from lynx_engine.settings import Settings, load_settings
-from lynx_engine.survey import Preflight, find_subject_faces, gather_facts
+from lynx_engine.survey import gather_facts
 
 logger = logging.getLogger(__name__)
 

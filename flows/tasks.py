@@ -6,12 +6,14 @@ state is right even when a process dies.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
-from lynx_engine import jobs
+from lynx_engine import results
 from lynx_engine.campaign import Campaign
 from lynx_engine.dispatch import Turn
 
@@ -24,11 +26,13 @@ from lynx_engine.dispatch import Turn
 def render_row(campaign: Campaign, turn: Turn) -> State[None]:
     """Render one row; the task's state is the row's."""
     match campaign.render_row(turn):
-        case jobs.Rendered(clip):
+        case results.Rendered(clip):
             return Completed(message=clip)
-        case jobs.Failed(code, message):
+        case results.Withheld(message):
+            return Failed(message=f"withheld: {message}")
+        case results.Failed(code, message):
             return Failed(message=f"{code}: {message}")
-        case jobs.Interrupted():
+        case results.Interrupted():
             return Cancelled(message="interrupted; the next run takes it up")
 
 
@@ -40,10 +44,9 @@ def render_row(campaign: Campaign, turn: Turn) -> State[None]:
 def render_shard(campaign: Campaign, shard: int, shards: int) -> State[None]:
     """Render rows until none is left: Prefect loses task runs that come in thousands."""
     del shard  # names the task run
-    counts = {jobs.Rendered: 0, jobs.Failed: 0, jobs.Interrupted: 0}
-    for turn in campaign.turns(threads=shards):
-        counts[type(campaign.render_row(turn))] += 1
-    told = f"{counts[jobs.Rendered]} rendered, {counts[jobs.Failed]} failed"
-    if counts[jobs.Interrupted] or campaign.summary().paused or campaign.stopped_by:
+    counts = Counter(type(campaign.render_row(turn)) for turn in campaign.turns(threads=shards))
+    failed = counts[results.Failed] + counts[results.Withheld]
+    told = f"{counts[results.Rendered]} rendered, {failed} failed"
+    if counts[results.Interrupted] or campaign.summary().paused or campaign.stopped_by:
         return Cancelled(message=f"{told}; stopped")
-    return Failed(message=told) if counts[jobs.Failed] else Completed(message=told)
+    return Failed(message=told) if failed else Completed(message=told)

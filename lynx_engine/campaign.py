@@ -29,29 +29,22 @@ from lynx_engine.errors import (
     RowError,
     pausing,
 )
-from lynx_engine.jobs import (
-    Failed,
-    Interrupted,
-    PlannedJob,
-    RenderJob,
-    RenderPlan,
-    RenderResult,
-    Status,
-)
+from lynx_engine.faces import SubjectFaces
+from lynx_engine.jobs import PlannedJob, RenderPlan, Status
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
 from lynx_engine.pool.protocol import FINISHING
+from lynx_engine.preflight import Preflight
 from lynx_engine.provenance.environment import make_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_history
 from lynx_engine.publisher import Publisher
+from lynx_engine.results import Failed, Interrupted, RenderResult, Withheld, WithheldError
 from lynx_engine.rules import Again, DeviceHealth, Tries
-from lynx_engine.survey import CLIPS_FOLDER, FaceKey, Preflight, face_key, intact_clips
-from lynx_engine.variants import get_variant
-from lynx_engine.worker import FaceRequest, RenderTask
+from lynx_engine.survey import CLIPS_FOLDER, intact_clips
+from lynx_engine.worker import RenderTask
 
 if TYPE_CHECKING:
-    from lynx_engine.identity.embed import SubjectFace
     from lynx_engine.pool.protocol import Pool
     from lynx_engine.settings import Settings
     from lynx_engine.worker import ClipDraft
@@ -80,6 +73,7 @@ class Campaign:
         self._lock = lock
         self._pool = pool
         self._preflight = faces
+        self._faces = SubjectFaces(faces, pool)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
@@ -88,8 +82,6 @@ class Campaign:
         self._blocked: dict[str, str] = {}
         self._broken: dict[Model, str] = {}
         self._tries: dict[str, Tries] = {}
-        self._faces: dict[tuple[FaceKey, str], SubjectFace] = {}
-        self._face_locks: dict[tuple[FaceKey, str], threading.Lock] = {}
         self._paused = ""
         self._in_flight = 0
         self._guard = threading.Lock()
@@ -201,7 +193,7 @@ class Campaign:
             raise RowError(ErrorCode.FACE, self._preflight.problems[job.job_id].text)
         if model_of(job) in self._broken:
             raise RowError(ErrorCode.WEIGHTS, self._broken[model_of(job)])
-        face = self._face_of(job, turn.device)
+        face = self._faces.face_of(job, turn.device)
         name = f"{job.job_id[:12]}-a{turn.planned.attempt}-{secrets.token_hex(8)}.mp4"
         path = self._publisher.drafts / name
         # Made here, so that nobody else's file or link can stand under this name.
@@ -218,34 +210,6 @@ class Campaign:
             path.unlink(missing_ok=True)  # a process that died could not
             raise
 
-    def _face_of(self, job: RenderJob, device: str) -> SubjectFace | None:
-        """Return the job's face, embedded once for all jobs that share photo and recogniser."""
-        if job.photo is None:
-            return None
-        face = face_key(job)
-        key = (face, get_variant(job.variant).face_encoder)
-        with self._guard:
-            embedding = self._face_locks.setdefault(key, threading.Lock())
-        if key in self._faces:
-            return self._faces[key]
-        if not embedding.acquire(blocking=False):
-            # Another device embeds this face; this one loads its model meanwhile.
-            self._pool.load(device, job.variant, job.precision)
-            embedding.acquire()
-        try:
-            if key not in self._faces:
-                request = FaceRequest(
-                    variant=job.variant,
-                    precision=job.precision,
-                    photo=job.photo.resolve(),
-                    photo_digest=job.subject_digest,
-                    landmarks=self._preflight.landmarks[face],
-                )
-                self._faces[key] = self._pool.embed_face(device, request)
-        finally:
-            embedding.release()
-        return self._faces[key]
-
     def _after(
         self, turn: Turn, error: Exception, tries: Tries, *, started_at: datetime, on_device: bool
     ) -> RenderResult | Again:
@@ -255,6 +219,8 @@ class Campaign:
             if not self._paused:
                 self._record(turn.planned, result, started_at)
             return result
+        if isinstance(result, Withheld):
+            return result if self._record(turn.planned, result, started_at) else Interrupted()
         again = tries.after(result.code, transient=_is_transient(error))
         self._settle(turn.planned, tries)
         if not self._record(turn.planned, result, started_at):
@@ -272,11 +238,15 @@ class Campaign:
                 return Again(elsewhere=True)
         return again or result
 
-    def _result_of(self, planned: PlannedJob, error: Exception) -> Failed | Interrupted:
+    def _result_of(  # noqa: PLR0911  # a table, one line a kind of failure
+        self, planned: PlannedJob, error: Exception
+    ) -> Failed | Withheld | Interrupted:
         """Return what a failed attempt is called in the record."""
         match error:
             case AbandonedError():
                 return Interrupted()
+            case WithheldError():
+                return Withheld(str(error), error.verdict)
             case RowError(code=ErrorCode.DISK) | PausedError():
                 return self._pause(str(error))
             case RowError():

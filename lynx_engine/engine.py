@@ -29,7 +29,6 @@ from lynx_engine.diffusion.latents import draw_noise, latent_shape
 from lynx_engine.diffusion.sampler import Branch, sample
 from lynx_engine.diffusion.schedule import start_schedule
 from lynx_engine.identity.embed import SubjectFace
-from lynx_engine.jobs import Conditions
 from lynx_engine.models.attention import NO_ADAPTERS
 from lynx_engine.models.caching import step_cache
 from lynx_engine.models.device import (
@@ -51,6 +50,7 @@ from lynx_engine.models.tiers import (
 from lynx_engine.models.vae import checked_frames
 from lynx_engine.parts import EngineParts, WorkCounters, load_parts
 from lynx_engine.rendering import OnStage, Rendering
+from lynx_engine.results import Conditions
 from lynx_engine.speed import DISTILLED, is_cached
 
 if TYPE_CHECKING:

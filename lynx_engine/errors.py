@@ -42,6 +42,8 @@ class ErrorCode(StrEnum):
         OUT_OF_MEMORY: The device ran out of memory.
         WORKER_DIED: The device process ended while it held the row.
         DISK: The disk is full, read-only or out of quota.
+        SAFETY: A safety classifier flagged the clip, or could not say; it was withheld.
+        CONSENT: The right to the face expired, or was withdrawn, while the campaign ran.
         INTERNAL: Our bug; the traceback lies beside the log.
     """
 
@@ -56,6 +58,8 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     WORKER_DIED = "worker_died"
     DISK = "disk"
+    SAFETY = "safety"
+    CONSENT = "consent"
     INTERNAL = "internal"
 
 

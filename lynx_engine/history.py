@@ -112,7 +112,8 @@ def sort_by_past(
         if verdict is None:
             done.append(job)
         elif isinstance(verdict, str):
-            held.append(HeldJob(job, verdict))
+            is_withheld = attempt is not None and attempt.status is Status.WITHHELD
+            held.append(HeldJob(job, verdict, withheld=is_withheld))
         else:
             reason, why = verdict
             number = past.attempts.get(job.job_id, 0) + 1

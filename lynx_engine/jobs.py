@@ -1,4 +1,4 @@
-"""The six stages of a request after the manifest: job, plan, result, and what is known of the past.
+"""The stages of a request after the manifest: job, plan, and what is known of the past.
 
 A `RenderJob` is a complete request: nothing in it is optional, and its id is the digest of all
 that can change a pixel. This module opens no files and knows no model.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lynx_engine.digest import digest_mapping
-from lynx_engine.errors import ErrorCode, Problem
+from lynx_engine.errors import Problem
 from lynx_engine.shapes import FrameSize
 
 ID_CHARACTERS_IN_CLIP_NAME = 12
@@ -63,11 +63,12 @@ class RenderJob:
         subject: Subject name, or "none" for a variant without identity.
         prompt_name: The author's name for the prompt.
         where: Manifest file and line, for messages.
-        photo: The subject photo, or None for a variant without identity.
+        photos: The subject's photos, none for a variant without identity.
         memory: Memory tier asked for.
         safety: `on` or `acknowledged-off`.
         consent: `basis` of the recorded right to the face, "synthetic", or "" without a subject.
-        subject_digest: sha256 of the photo's bytes, "" without a subject.
+        subject_digest: sha256 of the photo's bytes, of several comma-separated in their order, ""
+            without a subject.
         face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
         face_detector: What finds its landmarks; another detector crops otherwise.
         prompt: The text, exactly as written.
@@ -90,13 +91,14 @@ class RenderJob:
         label: Burnt-in label profile.
         codec: Video codec.
         crf: Constant rate factor of the encoder; lower is better and larger.
+        gate: The identity gate and its recogniser, as `IdentityGate` writes them; "" without one.
     """
 
     campaign: str
     subject: str
     prompt_name: str
     where: str
-    photo: Path | None
+    photos: tuple[Path, ...]
     memory: str
     safety: str
     consent: str
@@ -123,11 +125,20 @@ class RenderJob:
     label: str = field(metadata=_request("label"))
     codec: str = field(metadata=_request("video codec"))
     crf: int = field(metadata=_request("video crf"))
+    gate: str = field(default="", metadata=_request("identity gate"))
     job_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Derive `job_id`, the sha256 over every request field."""
-        object.__setattr__(self, "job_id", digest_mapping(self.request()))
+        """Derive `job_id`, the sha256 over every request field.
+
+        A field that came after the first version counts only where it is set, so that a request
+        without it keeps its id.
+        """
+        request = self.request()
+        for name in _LATER_FIELDS:
+            if not request[name]:
+                del request[name]
+        object.__setattr__(self, "job_id", digest_mapping(request))
 
     def request(self) -> dict[str, str | int | float]:
         """Return every field that makes the id, in plain values that a log can hold."""
@@ -137,6 +148,11 @@ class RenderJob:
         values["size"] = str(self.size)
         values["loras"] = ",".join(f"{lora.weights_digest}@{lora.scale!r}" for lora in self.loras)
         return values
+
+    @property
+    def photo_digests(self) -> tuple[str, ...]:
+        """sha256 of each of `photos`."""
+        return tuple(self.subject_digest.split(",")) if self.subject_digest else ()
 
     @property
     def row_key(self) -> RowKey:
@@ -168,6 +184,7 @@ REQUEST_FIELDS: Mapping[str, str] = {
 """Field name -> the author's word for it, for every field that makes the id."""
 
 _REQUEST_VALUES = attrgetter(*REQUEST_FIELDS)
+_LATER_FIELDS = ("gate",)
 
 
 class Status(StrEnum):
@@ -233,6 +250,10 @@ class PlannedJob:
         attempt: 1 for the first attempt at this request, counted over all runs.
         deaths: Workers that this request killed in a row before; 0 when a person asked for it
             again.
+        first_try: The first seed of the identity gate to render, counted from 1; the ones before
+            were rendered in an earlier run. Without a gate there is one seed.
+        last_try: The last seed the gate may take.
+        best_score: The published clip's score, if the tries before left one under the gate.
     """
 
     job: RenderJob
@@ -240,14 +261,24 @@ class PlannedJob:
     why: str
     attempt: int
     deaths: int = 0
+    first_try: int = 1
+    last_try: int = 1
+    best_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HeldJob:
-    """A job that neither runs nor is done, such as a withheld one; `why` says how to free it."""
+    """A job that neither runs nor is done.
+
+    Attributes:
+        job: The request.
+        why: Why it is held, and how to free it.
+        withheld: Whether its clip was withheld; else it is quarantined.
+    """
 
     job: RenderJob
     why: str
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +290,7 @@ class RenderPlan:
         to_run: Jobs that will run, grouped by variant and shape, longest first.
         done: Jobs whose clip and record are there.
         held: Jobs that wait for a person.
+        low_identity: The done ones whose clip is under the identity gate.
         problems: What is wrong with rows that are not in the plan; empty unless bad rows are
             skipped on request.
     """
@@ -267,108 +299,5 @@ class RenderPlan:
     to_run: tuple[PlannedJob, ...]
     done: tuple[RenderJob, ...]
     held: tuple[HeldJob, ...]
+    low_identity: tuple[RenderJob, ...] = ()
     problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFacts:
-    """A clip that was decoded and checked.
-
-    Attributes:
-        bytes: File size.
-        digest: sha256 of the file.
-        frames_digest: sha256 of the decoded RGB frames, the same after a remux.
-        frames: F, counted by decoding.
-        fps: Frames a second, as the file declares.
-        size: Width and height in pixels.
-    """
-
-    bytes: int
-    digest: str
-    frames_digest: str
-    frames: int
-    fps: float
-    size: FrameSize
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """What a job's id leaves open and its record tells: how the device was used.
-
-    Under `numerics: strict` none of it changes a bit; under `normal` it may change rounding.
-
-    Attributes:
-        attention_backend: The kernel family that computed attention.
-        attention_reason: Why that one.
-        compiled: Whether the transformer's blocks were compiled.
-        memory_tier: The tier in force: resident, balanced or low.
-        streamed_blocks: Transformer blocks that waited in host memory and visited the device.
-        memory_rungs: Rungs of the memory ladder in force, in the order they were taken.
-        vae_precision: Floating-point type the clip was decoded in.
-        vae_tiled: Whether it was decoded in overlapping tiles.
-        cached_passes: Predictions that a step cache answered with one block; 0 without it.
-    """
-
-    attention_backend: str
-    attention_reason: str = ""
-    compiled: bool = False
-    memory_tier: str = "resident"
-    streamed_blocks: int = 0
-    memory_rungs: tuple[str, ...] = ()
-    vae_precision: str = "float32"
-    vae_tiled: bool = False
-    cached_passes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """Where and how an attempt ran.
-
-    Attributes:
-        device: `cpu`, `cuda:0`, ...
-        device_name: The device's own name.
-        conditions: How the device was used.
-        stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check.
-        threads: CPU threads of torch; sums over another number of them round differently.
-        peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
-        weights: Weight file -> sha256, for the files whose digest is known.
-    """
-
-    device: str
-    device_name: str
-    conditions: Conditions
-    stages_s: Mapping[str, float]
-    threads: int
-    peak_memory_bytes: int
-    weights: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """The clip is published.
-
-    Attributes:
-        clip: File name in the campaign's clips folder.
-        facts: What decoding the clip showed.
-        worker: Where and how it was made.
-    """
-
-    clip: str
-    facts: ClipFacts
-    worker: WorkerFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The row has no clip; the others went on."""
-
-    code: ErrorCode
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """The campaign was stopped while the row was in flight; the attempt is not charged."""
-
-
-RenderResult = Rendered | Failed | Interrupted

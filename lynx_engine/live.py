@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.dispatch import work_of
-from lynx_engine.jobs import Failed, PlannedJob, Rendered, RenderJob, RenderResult
+from lynx_engine.jobs import PlannedJob, RenderJob
 from lynx_engine.lock import LIVE_FILE, LOCK_FILE
+from lynx_engine.results import Failed, Rendered, RenderResult
 
 if TYPE_CHECKING:
     from lynx_engine.outcomes import Observer

@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lynx_engine.errors import ErrorCode, ExitCode
-from lynx_engine.jobs import (
-    Failed,
-    Interrupted,
-    PlannedJob,
-    Rendered,
-    RenderJob,
-    RenderPlan,
-    RenderResult,
-)
+from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan
+from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 
 
 class Observer(Protocol):
@@ -49,12 +42,14 @@ class CampaignSummary:
         run_id: Id of this run in the records.
         rendered: Rows whose clip was published by this run.
         done_before: Rows that were done already.
-        failed: Rows that failed, are held, or could not be planned.
+        failed: Rows that failed, are quarantined, or could not be planned.
         interrupted: Rows left for the next run.
         bugs: Rows that failed by a fault of ours.
         paused: Why the campaign cannot go on now, or "".
         stopped_by: Number of the signal that ended the run early, or 0.
-        failures: Clip name -> code and message.
+        withheld: Rows whose clip was rendered and not kept, by this run or an earlier one.
+        low_identity: Rows whose published clip is under the identity gate, likewise.
+        failures: Clip name -> code and message, of failed and withheld rows.
         blocked: Device -> why it got no further row.
         adopted: Clips of a killed run whose record was still to be put in place.
         clips: The folder of the clips.
@@ -65,6 +60,8 @@ class CampaignSummary:
     rendered: int
     done_before: int
     failed: int
+    withheld: int
+    low_identity: int
     interrupted: int
     bugs: int
     paused: str
@@ -84,17 +81,21 @@ class CampaignSummary:
             return ExitCode.BUG
         if self.paused:
             return ExitCode.PAUSED
-        return ExitCode.ROWS_FAILED if self.failed else ExitCode.OK
+        unsuccessful = self.failed or self.withheld or self.low_identity
+        return ExitCode.ROWS_FAILED if unsuccessful else ExitCode.OK
 
 
 def idle_summary(plan: RenderPlan, clips: Path) -> CampaignSummary:
     """Return the summary of a plan of which nothing ran; `clips` is the folder of its clips."""
+    withheld = sum(held.withheld for held in plan.held)
     return CampaignSummary(
         campaign=plan.campaign,
         run_id="",
         rendered=0,
         done_before=len(plan.done),
-        failed=len(plan.held) + len(plan.problems),
+        failed=len(plan.held) - withheld + len(plan.problems),
+        withheld=withheld,
+        low_identity=len(plan.low_identity),
         interrupted=0,
         bugs=0,
         paused="",
@@ -144,17 +145,25 @@ class Outcomes:
     def fill(self, summary: CampaignSummary, *, planned: int) -> CampaignSummary:
         """Return `summary` with what is counted here, of `planned` rows."""
         results = self.results()
-        rendered = sum(isinstance(result, Rendered) for _, result in results)
+        clips = [result for _, result in results if isinstance(result, Rendered)]
+        withheld = sum(isinstance(result, Withheld) for _, result in results)
         failures = {
             row.job.clip_name: f"{result.code}: {result.message}"
             for row, result in results
             if isinstance(result, Failed)
         }
+        told = {
+            row.job.clip_name: f"withheld: {result.message}"
+            for row, result in results
+            if isinstance(result, Withheld)
+        }
         return replace(
             summary,
-            rendered=rendered,
+            rendered=len(clips),
             failed=summary.failed + len(failures),
-            interrupted=planned - rendered - len(failures),
+            withheld=summary.withheld + withheld,
+            low_identity=summary.low_identity + sum(clip.low_identity for clip in clips),
+            interrupted=planned - len(clips) - len(failures) - withheld,
             bugs=self.bugs,
-            failures=failures,
+            failures={**failures, **told},
         )

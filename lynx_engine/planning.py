@@ -33,6 +33,7 @@ __all__ = [
     "RetryFilter",
     "consent_problems",
     "plan_renders",
+    "subject_digest",
 ]
 
 _Key = TypeVar("_Key")
@@ -59,7 +60,7 @@ class PlanFacts:
 
     Attributes:
         today: The day on which consent must hold.
-        photos: Subject name -> its photo, for every subject that may be rendered.
+        photos: Subject name -> its photos, for every subject that may be rendered.
         photo_problems: Subject name -> what is wrong with its photo.
         weights: Variant -> fingerprint of its weights.
         weights_problems: Variant -> what is wrong with its weights.
@@ -72,7 +73,9 @@ class PlanFacts:
     """
 
     today: date
-    photos: Mapping[str, PhotoFacts] = field(default_factory=dict[str, PhotoFacts])
+    photos: Mapping[str, tuple[PhotoFacts, ...]] = field(
+        default_factory=dict[str, "tuple[PhotoFacts, ...]"]
+    )
     photo_problems: Mapping[str, tuple[Problem, ...]] = field(
         default_factory=dict[str, "tuple[Problem, ...]"]
     )
@@ -134,6 +137,11 @@ def plan_renders(
         held=tuple(h for h in held if _is_selected(h.job, selection)),
         problems=in_file_order(drafting.row_problems),
     )
+
+
+def subject_digest(photos: Iterable[PhotoFacts]) -> str:
+    """Return what stands for a subject's photos in a job's id."""
+    return ",".join(photo.digest for photo in photos)
 
 
 def consent_problems(subject: Subject, today: date) -> tuple[Problem, ...]:
@@ -253,11 +261,13 @@ class _Drafting:
             subject=row.subject or NO_SUBJECT,
             prompt_name=row.prompt.name,
             where=row.where,
-            photo=None if subject is None else subject.images[0],
+            photos=() if subject is None else subject.images,
             memory=recipe.memory,
             safety=recipe.safety,
             consent="" if subject is None else _consent_word(subject),
-            subject_digest="" if subject is None else self._facts.photos[subject.name].digest,
+            subject_digest=""
+            if subject is None
+            else subject_digest(self._facts.photos[subject.name]),
             face="" if subject is None else subject.face,
             face_detector="" if subject is None else self._facts.face_detector,
             prompt=row.prompt.text,

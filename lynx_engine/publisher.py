@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import DamagedError, PausedError
-from lynx_engine.jobs import Failed, Interrupted, PlannedJob, Rendered, RenderResult
+from lynx_engine.jobs import PlannedJob
 from lynx_engine.lock import DRAFTS_FOLDER
 from lynx_engine.provenance.folding import fold_log
 from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import prepare_part, sync_folder, write_part
+from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 from lynx_engine.survey import CLIPS_FOLDER
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Publisher:
             OSError: If the disk refuses; then there is neither a new clip nor a record.
             PausedError: If it refuses once the clip has its name.
         """
-        result = Rendered(planned.job.clip_name, draft.clip, draft.worker)
+        result = Rendered(planned.job.clip_name, draft.clip, draft.worker, draft.findings)
         record = make_record(
             planned,
             result,
@@ -93,6 +94,8 @@ class Publisher:
         match result:
             case Failed():
                 logger.warning("failed %s: %s: %s", clip, result.code, result.message)
+            case Withheld():
+                logger.warning("withheld %s: %s", clip, result.message)
             case Interrupted():
                 logger.warning("interrupted %s", clip)
             case Rendered():

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from lynx_engine.folders import ModelsPlace
     from lynx_engine.identity.embed import SubjectFace
-    from lynx_engine.jobs import Conditions, RenderJob
+    from lynx_engine.jobs import RenderJob
+    from lynx_engine.results import Conditions
     from lynx_engine.variants.spec import VariantSpec
 
 OnStage = Callable[[str, int, int], None]

@@ -78,6 +78,18 @@ class Settings(BaseSettings):
     deadline_floor_s: float = Field(
         default=60.0, gt=0, description="Seconds without a sign of life that are always allowed."
     )
+    consent: Literal["required", "warn", "off"] = Field(
+        default="required",
+        description="Rows of a face without recorded consent: refused, rendered with a warning, "
+        "or rendered.",
+    )
+    evaluator: str = Field(
+        default="auto",
+        description="Who scores likeness: auto, insightface, dlib, none, or module:function.",
+    )
+    face_days: float = Field(
+        default=30.0, gt=0, description="Days that what was computed of a face is kept."
+    )
     disk_check: bool = Field(
         default=True, description="Refuse to start when the clips will not fit on the disk."
     )

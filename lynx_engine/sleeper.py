@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.jobs import Conditions
 from lynx_engine.rendering import EnginePlace, LoadedEngine, OnStage, Rendering
+from lynx_engine.results import Conditions
 
 if TYPE_CHECKING:
     import numpy.typing as npt

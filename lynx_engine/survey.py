@@ -7,18 +7,16 @@ loads no torch: faces are found with OpenCV, weights are told apart by sampling 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import Problem, RefusedError, RowError
+from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
-from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
-from lynx_engine.manifest.read import in_file_order
-from lynx_engine.media.images import inspect_photo, read_photo
+from lynx_engine.jobs import PastResult
+from lynx_engine.media.images import inspect_photo
 from lynx_engine.models.lora_file import (
     PEFT_NEEDED,
     added_numbers,
@@ -26,7 +24,7 @@ from lynx_engine.models.lora_file import (
     inspect_lora,
     transformer_layers,
 )
-from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, consent_problems
+from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, subject_digest
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
@@ -35,15 +33,9 @@ from lynx_engine.variants import REGISTRY, check_entries, get_variant
 from lynx_engine.weights.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from lynx_engine.manifest.values import Manifest
+    from lynx_engine.manifest.values import Manifest, Subject
 
 CLIPS_FOLDER = "clips"
-
-FaceKey = tuple[str, str]
-"""Photo digest and face choice: one face of one photo."""
 
 
 def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFacts:
@@ -57,15 +49,14 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     """
     settings = settings or load_settings()
     check_entries(settings.model_paths)
-    photos: dict[str, PhotoFacts] = {}
+    photos: dict[str, tuple[PhotoFacts, ...]] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
     for subject in manifest.subjects.values():
-        try:
-            header = inspect_photo(subject.images[0])
-        except RowError as error:
-            photo_problems[subject.name] = (Problem(subject.where, str(error)),)
+        found, problems = _photos_of(subject)
+        if problems:
+            photo_problems[subject.name] = problems
         else:
-            photos[subject.name] = PhotoFacts(header.digest, header.width_px, header.height_px)
+            photos[subject.name] = found
     weights: dict[str, str] = {}
     weights_problems: dict[str, tuple[Problem, ...]] = {}
     for name in REGISTRY:
@@ -96,6 +87,20 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
     )
+
+
+def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:
+    """Return the headers of a subject's photos, and what is wrong with any of them."""
+    found: list[PhotoFacts] = []
+    problems: list[Problem] = []
+    for image in subject.images:
+        try:
+            header = inspect_photo(image)
+        except RowError as error:
+            problems.append(Problem(subject.where, str(error)))
+        else:
+            found.append(PhotoFacts(header.digest, header.width_px, header.height_px))
+    return tuple(found), tuple(problems)
 
 
 def _lora_facts(manifest: Manifest, settings: Settings) -> dict[Path, LoraFacts]:
@@ -146,7 +151,7 @@ def intact_clips(folder: Path, history: History) -> frozenset[str]:
 
 
 def _with_plain_digests(
-    history: History, photos: Mapping[str, PhotoFacts], key: bytes | None
+    history: History, photos: Mapping[str, tuple[PhotoFacts, ...]], key: bytes | None
 ) -> History:
     """Name a past photo by its plain digest where it is one of today's `photos`.
 
@@ -155,7 +160,8 @@ def _with_plain_digests(
     """
     if key is None:
         return history
-    plain = {keyed_digest(photo.digest, key): photo.digest for photo in photos.values()}
+    digests = (subject_digest(found) for found in photos.values())
+    plain = {keyed_digest(digest, key): digest for digest in digests}
 
     def renamed(past: PastResult) -> PastResult:
         kept = str(past.request["subject_digest"])
@@ -166,80 +172,3 @@ def _with_plain_digests(
         latest={name: renamed(past) for name, past in history.latest.items()},
         by_job={job_id: renamed(past) for job_id, past in history.by_job.items()},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Preflight:
-    """What the photos of a plan hold.
-
-    Attributes:
-        landmarks: Face -> float32 [5, 2], (x, y) in pixels of the photo.
-        problems: Job id -> why its photo has no usable face.
-    """
-
-    landmarks: Mapping[FaceKey, npt.NDArray[np.float32]]
-    problems: Mapping[str, Problem]
-
-
-def face_key(job: RenderJob) -> FaceKey:
-    """Return which face of which photo a job shows."""
-    return (job.subject_digest, job.face)
-
-
-def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Preflight:
-    """Find the face in every photo that the plan needs, before any model loads.
-
-    Raises:
-        RefusedError: With every photo that has no usable face, unless bad rows are skipped.
-    """
-    landmarks: dict[FaceKey, npt.NDArray[np.float32]] = {}
-    problems: dict[str, Problem] = {}
-    for job in (planned.job for planned in plan.to_run):
-        if job.photo is None:
-            continue
-        found = _find_face(job.photo, job.subject_digest, job.face)
-        if isinstance(found, str):
-            problems[job.job_id] = Problem(job.where, _face_letter(job.subject, found))
-        else:
-            landmarks[face_key(job)] = found
-    if problems and not skip_bad_rows:
-        raise RefusedError(in_file_order(tuple(problems.values())))
-    return Preflight(landmarks, problems)
-
-
-def face_problems(
-    manifest: Manifest, facts: PlanFacts, subjects: Collection[str] | None = None
-) -> tuple[Problem, ...]:
-    """Return what is wrong with the faces of a manifest, at the lines that name the photos.
-
-    Args:
-        manifest: The manifest.
-        facts: Its photos; one that cannot be read has a problem there already.
-        subjects: Look at these only. No face is read without a right to it.
-    """
-    problems: list[Problem] = []
-    for subject in manifest.subjects.values():
-        wanted = subjects is None or subject.name in subjects
-        if not wanted or subject.name not in facts.photos or consent_problems(subject, facts.today):
-            continue
-        digest = facts.photos[subject.name].digest
-        found = _find_face(subject.images[0], digest, subject.face)
-        if isinstance(found, str):
-            problems.append(Problem(subject.where, _face_letter(subject.name, found)))
-    return tuple(problems)
-
-
-@cache
-def _find_face(photo: Path, digest: str, choice: str) -> npt.NDArray[np.float32] | str:
-    """Return a face's landmarks, or why it cannot be used; `digest` tells photos apart."""
-    from lynx_engine.identity.detect import choose_face, find_faces
-
-    del digest
-    try:
-        return choose_face(find_faces(read_photo(photo)), choice).landmarks
-    except RowError as error:
-        return f"{photo}: {error}"
-
-
-def _face_letter(subject: str, fault: str) -> str:
-    return f"subject '{subject}': {fault}"

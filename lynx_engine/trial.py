@@ -63,7 +63,7 @@ def _job(seed: int) -> RenderJob:
         subject="nobody",
         prompt_name="bench",
         where="bench",
-        photo=None,
+        photos=(),
         memory="auto",
         safety="on",
         consent="synthetic",

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
-from lynx_engine.jobs import ClipFacts, RenderJob, WorkerFacts
+from lynx_engine.jobs import RenderJob
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
+from lynx_engine.results import NOTHING_FOUND, ClipFacts, Findings, WorkerFacts
 from lynx_engine.variants import get_variant
 
 if TYPE_CHECKING:
@@ -132,12 +133,14 @@ class ClipDraft:
         clip: What decoding it showed.
         worker: Where and how it was made.
         started_at: UTC, when the device took the job.
+        findings: What was found in it.
     """
 
     path: Path
     clip: ClipFacts
     worker: WorkerFacts
     started_at: datetime
+    findings: Findings = NOTHING_FOUND
 
 
 class DeviceWorker:

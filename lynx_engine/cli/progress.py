@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lynx_engine.cli.console import note, progress_bars, stderr_is_terminal, visible
-from lynx_engine.jobs import Failed, Interrupted, PlannedJob, Rendered, RenderJob, RenderResult
+from lynx_engine.jobs import PlannedJob, RenderJob
+from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -155,7 +155,8 @@ def _plan(
     """
     from lynx_engine.errors import RefusedError
     from lynx_engine.manifest.read import in_file_order, read_manifest
-    from lynx_engine.survey import face_problems, gather_facts
+    from lynx_engine.preflight import face_problems
+    from lynx_engine.survey import gather_facts
 
     read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read, settings)
@@ -164,7 +165,7 @@ def _plan(
     except RefusedError as error:
         problems = (*error.problems, *face_problems(read, facts))
         raise RefusedError(in_file_order(problems)) from None
-    problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photo})
+    problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photos})
     if problems and not skip_bad_rows:
         raise RefusedError(problems)
     return plan, facts.by_job.values()

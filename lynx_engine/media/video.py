@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.jobs import ClipFacts
+from lynx_engine.results import ClipFacts
 from lynx_engine.shapes import FrameSize
 
 if TYPE_CHECKING:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import datetime
+from math import isfinite
 
-from lynx_engine.jobs import (
-    Failed,
-    Interrupted,
-    PlannedJob,
-    Rendered,
-    RenderResult,
-    Status,
-    WorkerFacts,
-)
+from lynx_engine.errors import ErrorCode
+from lynx_engine.jobs import PlannedJob, Status
 from lynx_engine.provenance.environment import keyed_digest, read_environment
 from lynx_engine.provenance.schema import ProvenanceRecord
+from lynx_engine.results import (
+    Failed,
+    Findings,
+    Interrupted,
+    Rendered,
+    RenderResult,
+    Withheld,
+    WorkerFacts,
+)
 
 
 def make_record(
@@ -57,6 +60,8 @@ def make_record(
         "consent": job.consent,
         "safety": job.safety,
         "memory": job.memory,
+        "rendered_seed": job.seed,
+        "gate_try": 1,
         "total_s": (finished_at - started_at).total_seconds(),
     }
     return ProvenanceRecord(**columns)  # pyright: ignore[reportArgumentType]  # checked by the parquet schema
@@ -64,9 +69,10 @@ def make_record(
 
 def _outcome(result: RenderResult) -> dict[str, object]:
     match result:
-        case Rendered(clip, facts, worker):
+        case Rendered(clip, facts, worker, findings, low_identity):
+            status = Status.LOW_IDENTITY if low_identity else Status.RENDERED
             return {
-                "status": Status.RENDERED.value,
+                "status": status.value,
                 "clip": clip,
                 "clip_bytes": facts.bytes,
                 "clip_digest": facts.digest,
@@ -74,11 +80,43 @@ def _outcome(result: RenderResult) -> dict[str, object]:
                 "clip_frames": facts.frames,
                 "clip_fps": facts.fps,
                 **_work(worker),
+                **_found(findings),
+            }
+        case Withheld(message, verdict):
+            return {
+                "status": Status.WITHHELD.value,
+                "code": ErrorCode.SAFETY.value,
+                "message": message,
+                **_found(Findings(safety=verdict)),
             }
         case Failed(code, message):
             return {"status": Status.FAILED.value, "code": code.value, "message": message}
         case Interrupted():
             return {"status": Status.INTERRUPTED.value}
+
+
+def _found(findings: Findings) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    if (likeness := findings.likeness) is not None:
+        columns |= {
+            "evaluator": likeness.evaluator,
+            "evaluator_calibration": likeness.calibration,
+            "score_frames": likeness.frames,
+            "face_share": likeness.face_share,
+            "identity_mean": likeness.mean,
+            "identity_min": likeness.least,
+            "identity_slope": likeness.slope_per_s,
+        }
+    if findings.look is not None:
+        columns |= asdict(findings.look)
+    if (verdict := findings.safety) is not None:
+        columns |= {
+            "safety_classifiers": verdict.classifiers,
+            # A score that is no number is told in words; JSON knows no NaN.
+            "safety_score": verdict.score if isfinite(verdict.score) else None,
+            "safety_frame": verdict.frame,
+        }
+    return columns
 
 
 def _work(worker: WorkerFacts) -> dict[str, object]:

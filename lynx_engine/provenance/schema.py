@@ -61,6 +61,9 @@ class ProvenanceRecord:
         label: Burnt-in label profile.
         codec: Video codec.
         crf: Constant rate factor.
+        gate: The identity gate and its recogniser; "" without one.
+        rendered_seed: The seed of this attempt: `seed`, or the next of the gate's sequence.
+        gate_try: Which seed of that sequence it is, from 1; 0 in records older than the gate.
         clip: File name of the published clip, else "".
         clip_bytes: Its size in bytes.
         clip_digest: sha256 of the file.
@@ -82,6 +85,21 @@ class ProvenanceRecord:
         vae_precision: Floating-point type the clip was decoded in.
         vae_tiled: Whether it was decoded in overlapping tiles.
         cached_passes: Predictions that a step cache answered with one block.
+        evaluator: The recogniser that scored the clip, with version and licence; "" if none did.
+        evaluator_calibration: The score from which on two faces count as one person, and its
+            source; or "uncalibrated".
+        score_frames: Frames scored.
+        face_share: Part of them that show a face.
+        identity_mean: Mean likeness over those; null if no face was seen, or nobody looked.
+        identity_min: The least likeness.
+        identity_slope: Change of likeness a second.
+        motion: Mean optical flow, in short sides of the picture a second.
+        frozen: Whether the picture stands still for half a second.
+        flicker: Whether its brightness jumps from frame to frame.
+        sharpness: Variance of the Laplacian of luma.
+        safety_classifiers: Who checked the frames, with versions and thresholds; "" if nobody did.
+        safety_score: The highest score, as a part of its threshold: 1 and more is withheld.
+        safety_frame: The frame it belongs to; null if nobody looked.
         load_s: Seconds loading the model for this attempt, 0 when warm.
         text_s: Seconds encoding text, 0 when cached.
         subject_s: Seconds for identity tokens, reference features, and their keys and values.
@@ -89,6 +107,8 @@ class ProvenanceRecord:
         decode_s: Seconds decoding latents.
         encode_s: Seconds encoding the clip.
         check_s: Seconds decoding and checking the clip.
+        safety_s: Seconds classifying frames.
+        score_s: Seconds scoring likeness, motion and sharpness.
         total_s: Seconds from start to finish, waiting included.
         threads: CPU threads of torch.
         peak_memory_bytes: Largest device memory (on CPU: process memory) during the attempt.
@@ -139,6 +159,9 @@ class ProvenanceRecord:
     label: str
     codec: str
     crf: int
+    gate: str = ""
+    rendered_seed: int = 0
+    gate_try: int = 0
     clip: str = ""
     clip_bytes: int = 0
     clip_digest: str = ""
@@ -157,6 +180,20 @@ class ProvenanceRecord:
     vae_precision: str = ""
     vae_tiled: bool = False
     cached_passes: int = 0
+    evaluator: str = ""
+    evaluator_calibration: str = ""
+    score_frames: int = 0
+    face_share: float | None = None
+    identity_mean: float | None = None
+    identity_min: float | None = None
+    identity_slope: float | None = None
+    motion: float | None = None
+    frozen: bool = False
+    flicker: bool = False
+    sharpness: float | None = None
+    safety_classifiers: str = ""
+    safety_score: float | None = None
+    safety_frame: int | None = None
     load_s: float = 0.0
     text_s: float = 0.0
     subject_s: float = 0.0
@@ -164,6 +201,8 @@ class ProvenanceRecord:
     decode_s: float = 0.0
     encode_s: float = 0.0
     check_s: float = 0.0
+    safety_s: float = 0.0
+    score_s: float = 0.0
     total_s: float = 0.0
     threads: int = 0
     peak_memory_bytes: int = 0
@@ -176,22 +215,28 @@ class ProvenanceRecord:
     weights: str = "{}"
 
 
-def column_defaults() -> Mapping[str, str | int | float]:
+def column_defaults() -> Mapping[str, str | int | float | None]:
     """Return the value of each column that a record may lack: it came after the first version.
 
     Columns are only ever added, with such a default; then `SCHEMA_VERSION` stays.
     """
     given = {f.name: f.default for f in fields(ProvenanceRecord) if f.default is not MISSING}
-    return {name: value for name, value in given.items() if isinstance(value, str | int | float)}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is None or isinstance(value, str | int | float)
+    }
 
 
 def record_columns() -> Mapping[str, pl.DataType]:
     """Return column name -> polars type, in order. Times are UTC to the microsecond."""
     import polars as pl
 
-    kinds: dict[type, pl.DataType] = {
+    kinds: dict[object, pl.DataType] = {
         int: pl.Int64(),
+        int | None: pl.Int64(),
         float: pl.Float64(),
+        float | None: pl.Float64(),
         str: pl.String(),
         bool: pl.Boolean(),
         datetime: pl.Datetime("us", "UTC"),

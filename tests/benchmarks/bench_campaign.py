@@ -26,10 +26,11 @@ from lynx_engine.manifest.read import read_manifest
 from lynx_engine.models.text import REFERENCE_PROMPT
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool, local
+from lynx_engine.preflight import find_subject_faces
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.settings import load_settings
 from lynx_engine.shapes import FrameSize
-from lynx_engine.survey import find_subject_faces, gather_facts
+from lynx_engine.survey import gather_facts
 from tests.benchmarks import timeline
 from tests.benchmarks.bench_fanout import CACHE, run_log, sleepers
 from tests.benchmarks.figures import is_quick, tell

@@ -27,9 +27,9 @@ from lynx_engine.digest import digest_file
 from lynx_engine.jobs import PlannedJob, Reason, RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
 from lynx_engine.pool import find_devices, open_pool
+from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight, face_key
 from tests.benchmarks import timeline
 from tests.benchmarks.figures import is_quick, tell
 from tests.support.jobs import make_sleeper_job
@@ -101,7 +101,7 @@ def _run(
 def _render(jobs: Sequence[RenderJob], campaign: str, pool: object, settings: Settings) -> None:
     rows = tuple(PlannedJob(replace(job, campaign=campaign), Reason.NEW, "new", 1) for job in jobs)
     faces = {
-        face_key(job): np.asarray(ASTRONAUT_LANDMARKS, np.float32) for job in jobs if job.photo
+        face_keys(job)[0]: np.asarray(ASTRONAUT_LANDMARKS, np.float32) for job in jobs if job.photos
     }
     plan = RenderPlan(campaign, rows, done=(), held=())
     with (

@@ -22,8 +22,8 @@ from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
 from lynx_engine.outcomes import CampaignSummary, Observer
 from lynx_engine.pool import Pool
+from lynx_engine.preflight import Preflight
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight
 from lynx_engine.worker import ClipDraft, OnStage, RenderTask
 from tests.support.pools import ScriptedPool, Watcher
 

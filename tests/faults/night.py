@@ -24,8 +24,9 @@ from lynx_engine.lock import lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import find_devices
+from lynx_engine.preflight import find_subject_faces
 from lynx_engine.settings import load_settings
-from lynx_engine.survey import find_subject_faces, gather_facts
+from lynx_engine.survey import gather_facts
 
 
 def take_away_the_rename() -> None:

@@ -19,11 +19,12 @@ import pytest
 
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import DamagedError, ErrorCode, ExitCode, LynxError, PausedError, RowError
-from lynx_engine.jobs import PlannedJob, Rendered, RenderJob
+from lynx_engine.jobs import PlannedJob, RenderJob
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.folding import Recovery, recover_log
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.publisher import Publisher
+from lynx_engine.results import Rendered
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
 from lynx_engine.worker import ClipDraft, RenderTask

@@ -20,10 +20,11 @@ import pytest
 from lynx_engine import rules, worker
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ExitCode
-from lynx_engine.jobs import ClipFacts, RenderJob
+from lynx_engine.jobs import RenderJob
 from lynx_engine.media.video import ClipFormat, find_ffmpeg
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.store import read_parts
+from lynx_engine.results import ClipFacts
 from lynx_engine.settings import Settings
 from tests.faults.disk import CAMPAIGN, run_trial
 from tests.faults.harness import Night, audit, describe, orphans_after, size

@@ -31,11 +31,12 @@ from lynx_engine.lock import LOCK_FILE, lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.models.checkpoint import ensure_weights
 from lynx_engine.planning import plan_renders
+from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance import files
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.publisher import Publisher
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight, face_key, gather_facts
+from lynx_engine.survey import gather_facts
 from lynx_engine.variants import get_variant
 from lynx_engine.weights.fingerprint import weights_fingerprint
 from lynx_engine.weights.lock import LOCK_NAME, write_lock
@@ -110,7 +111,7 @@ class Studio:
     def run(self) -> HonestPool:
         read = read_manifest(self.manifest)
         plan = plan_renders(read, gather_facts(read, self.settings))
-        faces = {face_key(p.job): np.zeros((5, 2), np.float32) for p in plan.to_run}
+        faces = {face_keys(p.job)[0]: np.zeros((5, 2), np.float32) for p in plan.to_run}
         pool = HonestPool()
         summary = run_trial(self.settings, pool, plan, faces=Preflight(faces, {}))
         assert summary.exit_code == ExitCode.OK

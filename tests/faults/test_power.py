@@ -19,11 +19,12 @@ import pytest
 from lynx_engine import publisher
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ExitCode, LynxError
-from lynx_engine.jobs import PlannedJob, Rendered, RenderResult
+from lynx_engine.jobs import PlannedJob
 from lynx_engine.lock import lock_campaign
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.publisher import Publisher
+from lynx_engine.results import Rendered, RenderResult
 from lynx_engine.settings import Settings
 from lynx_engine.worker import ClipDraft
 from tests.faults.disk import CAMPAIGN, run_trial, watched

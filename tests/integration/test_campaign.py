@@ -24,12 +24,14 @@ from lynx_engine.errors import (
     Problem,
     RowError,
 )
-from lynx_engine.jobs import Failed, Interrupted, Rendered, RenderJob, RenderPlan
+from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
 from lynx_engine.outcomes import CampaignSummary
+from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance.store import read_history, read_log
+from lynx_engine.results import Failed, Interrupted, Rendered
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight, face_key, intact_clips
+from lynx_engine.survey import intact_clips
 from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
@@ -188,7 +190,7 @@ def test_stopped_campaign_begins_no_further_row(tmp_path: Path) -> None:
 
 def faced(seed: int, *, variant: str = "tiny", face: str = "only") -> RenderJob:
     return make_job(
-        seed=seed, variant=variant, face=face, photo=astronaut(), subject_digest="ab" * 32
+        seed=seed, variant=variant, face=face, photos=(astronaut(),), subject_digest="ab" * 32
     )
 
 
@@ -197,7 +199,7 @@ def test_face_is_embedded_once_for_all_rows_that_share_photo_and_recogniser(
 ) -> None:
     jobs = [faced(1), faced(2), faced(3, variant="tiny_lite"), faced(4, face="largest")]
     landmarks = np.zeros((5, 2), np.float32)
-    faces = Preflight({face_key(job): landmarks for job in jobs}, {})
+    faces = Preflight({face_keys(job)[0]: landmarks for job in jobs}, {})
     pool = ScriptedPool()
     run(tmp_path, pool, plan_of(*jobs), faces=faces)
     assert len(pool.faces) == 2

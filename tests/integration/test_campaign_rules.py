@@ -24,6 +24,7 @@ from lynx_engine.history import Past, RetryFilter, sort_by_past, status_word
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan, Status
 from lynx_engine.lock import lock_campaign
 from lynx_engine.outcomes import CampaignSummary
+from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance.store import (
     History,
     PreparedPart,
@@ -32,7 +33,7 @@ from lynx_engine.provenance.store import (
     sync_folder,
 )
 from lynx_engine.settings import Settings
-from lynx_engine.survey import Preflight, face_key, intact_clips
+from lynx_engine.survey import intact_clips
 from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
@@ -587,7 +588,7 @@ def test_log_is_folded_every_so_many_parts_and_at_the_end(
 def faced(count: int) -> tuple[list[RenderJob], Preflight]:
     photo = {"photo": astronaut(), "subject_digest": "ab" * 32}
     rows = [make_job(seed=seed, **photo) for seed in range(1, count + 1)]
-    return rows, Preflight({face_key(rows[0]): np.zeros((5, 2), np.float32)}, {})
+    return rows, Preflight({face_keys(rows[0])[0]: np.zeros((5, 2), np.float32)}, {})
 
 
 def test_face_is_embedded_once_while_the_other_device_loads_its_model(tmp_path: Path) -> None:

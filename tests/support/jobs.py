@@ -7,18 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lynx_engine.jobs import (
-    ClipFacts,
-    Conditions,
-    PlannedJob,
-    Reason,
-    Rendered,
-    RenderJob,
-    RenderPlan,
-    WorkerFacts,
-)
+from lynx_engine.jobs import PlannedJob, Reason, RenderJob, RenderPlan
 from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.schema import ProvenanceRecord
+from lynx_engine.results import ClipFacts, Conditions, Rendered, WorkerFacts
 from lynx_engine.shapes import FrameSize
 
 _JOB = RenderJob(
@@ -26,7 +18,7 @@ _JOB = RenderJob(
     subject="none",
     prompt_name="beach",
     where="trial.yaml:3",
-    photo=None,
+    photos=(),
     memory="auto",
     safety="on",
     consent="",

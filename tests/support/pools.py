@@ -14,7 +14,8 @@ from typing import NoReturn
 import numpy as np
 
 from lynx_engine.identity.embed import SubjectFace
-from lynx_engine.jobs import PlannedJob, RenderJob, RenderResult
+from lynx_engine.jobs import PlannedJob, RenderJob
+from lynx_engine.results import RenderResult
 from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 from tests.support.jobs import make_sleeper_job, rendered
 

@@ -27,7 +27,7 @@ def make_job(variant: str) -> RenderJob:
         subject="astronaut" if spec.uses_subject else "none",
         prompt_name="pumpkin",
         where="test.yaml:1",
-        photo=ASTRONAUT if spec.uses_subject else None,
+        photos=(ASTRONAUT,) if spec.uses_subject else (),
         memory="auto",
         safety="on",
         consent="public-domain" if spec.uses_subject else "",

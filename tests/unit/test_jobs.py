@@ -14,11 +14,11 @@ from lynx_engine.jobs import REQUEST_FIELDS, Lora, RenderJob
 from lynx_engine.shapes import FrameSize
 from tests.support.jobs import make_job
 
-PLACES = {"campaign", "subject", "prompt_name", "where", "photo", "memory", "safety", "consent"}
+PLACES = {"campaign", "subject", "prompt_name", "where", "photos", "memory", "safety", "consent"}
 OTHER: dict[str, Any] = {
     "size": FrameSize(64, 80),
     "loras": (Lora("ab", 0.5, Path("a.safetensors")),),
-    "photo": Path("other.png"),
+    "photos": (Path("other.png"),),
 }
 
 
@@ -43,9 +43,16 @@ def test_each_field_is_either_request_or_place() -> None:
 
 
 def test_id_is_the_sha256_of_the_request_as_canonical_json() -> None:
-    job = make_job(prompt="Ein Käfer 🐞")
+    job = make_job(prompt="Ein Käfer 🐞", gate="0.5, 3 seeds, best; by a test")
     text = json.dumps(job.request(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert job.job_id == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_request_without_a_gate_has_the_id_it_had_before_there_were_gates() -> None:
+    request = make_job().request()
+    assert request.pop("gate") == ""
+    text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert make_job().job_id == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_order_of_loras_is_part_of_the_request() -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from lynx_engine import live
 from lynx_engine.errors import ErrorCode, LockedError
-from lynx_engine.jobs import Failed, Interrupted
 from lynx_engine.live import LIVE_FILE, Holder, LiveProgress, is_running, live_progress, read_live
 from lynx_engine.lock import LOCK_FILE, lock_campaign
+from lynx_engine.results import Failed, Interrupted
 from tests.support.jobs import make_job, planned, rendered
 from tests.support.pools import Watcher
 

@@ -55,7 +55,7 @@ def plan(path: Path | str) -> RenderPlan:
     manifest = read_manifest(path, lenient=True)
     facts = PlanFacts(
         today=date(2026, 11, 22),
-        photos={name: PhotoFacts(name, 512, 512) for name in manifest.subjects},
+        photos={name: (PhotoFacts(name, 512, 512),) for name in manifest.subjects},
         weights=dict.fromkeys(REGISTRY, "fingerprint"),
         loras={
             lora.path: LoraFacts(lora.path, "d" * 64)
@@ -73,8 +73,8 @@ def test_a_shipped_manifest_plans_its_clips_and_its_photos_are_there(name: str, 
     planned = plan(MANIFESTS / name)
     assert len(planned.to_run) == clips
     assert planned.problems == ()
-    photos = {p.job.photo for p in planned.to_run}
-    assert photos == {MANIFESTS / "subjects/astronaut.png"}
+    photos = {p.job.photos for p in planned.to_run}
+    assert photos == {(MANIFESTS / "subjects/astronaut.png",)}
     assert (MANIFESTS / "subjects/astronaut.png").is_file()
 
 

@@ -15,13 +15,14 @@ import torch
 
 from lynx_engine.engine import RenderEngine, Rendering
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.jobs import Conditions, RenderJob, WorkerFacts
+from lynx_engine.jobs import RenderJob
 from lynx_engine.models.checkpoint import ensure_weights
 from lynx_engine.models.device import free_memory_bytes
 from lynx_engine.models.memory import MemoryLadder, SizedCache, readable_bytes
 from lynx_engine.models.residence import Residence
 from lynx_engine.models.tiers import SAMPLING_RUNGS, TILED_DECODING_RUNGS
 from lynx_engine.provenance.record import _work  # pyright: ignore[reportPrivateUsage]
+from lynx_engine.results import Conditions, WorkerFacts
 from lynx_engine.variants import get_variant
 from tests.support.renders import ASTRONAUT_LANDMARKS, astronaut, make_job
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lynx_engine.errors import ErrorCode, Problem
-from lynx_engine.jobs import Failed, HeldJob, Interrupted, RenderPlan
+from lynx_engine.jobs import HeldJob, RenderPlan
 from lynx_engine.outcomes import CampaignSummary, Outcomes, idle_summary
+from lynx_engine.results import Failed, Interrupted
 from tests.support.jobs import make_job, plan_of, planned, rendered
 
 CLIPS = Path("outputs/trial/clips")

@@ -25,7 +25,7 @@ subjects:
 """
 FACTS = PlanFacts(
     today=date(2026, 11, 22),
-    photos={name: PhotoFacts(f"digest-{name}", 512, 512) for name in ("host", "robo")},
+    photos={name: (PhotoFacts(f"digest-{name}", 512, 512),) for name in ("host", "robo")},
     weights={name: f"weights-{name}" for name in REGISTRY},
 )
 
@@ -56,8 +56,8 @@ def letters(body: str, facts: PlanFacts = FACTS) -> list[str]:
 
 def test_a_bare_row_becomes_a_complete_job_from_the_variants_defaults() -> None:
     job = plan("rows: [{subject: robo, text: A robot waves., variant: tiny}]").to_run[0].job
-    assert (job.campaign, job.subject, job.where, job.photo) == (
-        "c", "robo", "m.yaml:5", Path("robo.png"),
+    assert (job.campaign, job.subject, job.where, job.photos) == (
+        "c", "robo", "m.yaml:5", (Path("robo.png"),),
     )  # fmt: skip
     assert (job.subject_digest, job.face, job.consent) == ("digest-robo", "largest", "synthetic")
     assert (job.variant, job.weights_fingerprint, job.seed) == ("tiny", "weights-tiny", 0)
@@ -96,8 +96,8 @@ def test_a_variant_without_identity_needs_no_subject_and_keeps_its_label() -> No
         "defaults: {variant: wan, safety: acknowledged-off}\n"
         "rows:\n  - {text: x}\n  - {subject: host, text: y}"
     ).to_run
-    told = [(p.job.subject, p.job.subject_digest, p.job.face, p.job.photo) for p in jobs]
-    assert told == [("none", "", "", None), ("host", "", "", None)]
+    told = [(p.job.subject, p.job.subject_digest, p.job.face, p.job.photos) for p in jobs]
+    assert told == [("none", "", "", ()), ("host", "", "", ())]
     assert {p.job.consent for p in jobs} == {""}
 
 

@@ -30,7 +30,7 @@ rows:
 """
 FACTS = PlanFacts(
     today=date(2026, 11, 22),
-    photos={"host": PhotoFacts("photo", 512, 512)},
+    photos={"host": (PhotoFacts("photo", 512, 512),)},
     weights={"tiny": "weights"},
 )
 
@@ -294,7 +294,7 @@ def test_renamed_prompts_and_subjects_keep_their_clips() -> None:
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ({"photos": {"host": PhotoFacts("other", 512, 512)}}, "changed: subject photo changed"),
+        ({"photos": {"host": (PhotoFacts("other", 512, 512),)}}, "changed: subject photo changed"),
         ({"weights": {"tiny": "others"}}, "changed: weights changed"),
     ],
 )

@@ -15,9 +15,9 @@ from lynx_engine.cli.progress import RowBars, RowLines, watching
 from lynx_engine.cli.render import failure_lines, summary_in_words
 from lynx_engine.cli.running import Running, describe, describe_rows, duration_in_words
 from lynx_engine.errors import ErrorCode
-from lynx_engine.jobs import Failed, Interrupted
 from lynx_engine.live import Holder, Live, RowInFlight
 from lynx_engine.outcomes import idle_summary
+from lynx_engine.results import Failed, Interrupted
 from tests.support.jobs import make_job, plan_of, planned, rendered
 
 JOB = make_job(subject="host")
