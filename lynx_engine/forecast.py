@@ -372,18 +372,6 @@ def _names_of(device: Device) -> tuple[str, ...]:
     return (device.name, platform.processor() or platform.machine())
 
 
-def duration_in_words(seconds: float) -> str:
-    """Return a time as people say it: `0.4 s`, `12 min`, `3 h 20 min`, `12 days`."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes / 1440:.0f} days"
-
-
 def open_forecaster(
     devices: Sequence[Device], settings: Settings, log: Path | None = None
 ) -> Forecaster:

@@ -27,9 +27,10 @@ def command(
     """Measure matrix rate, block, decode and a tiny clip end to end; keep it as calibration."""
     from lynx_engine.cli.console import note, say, say_json, show_table
     from lynx_engine.cli.doctor import calibrate_devices, choose_devices
-    from lynx_engine.forecast import duration_in_words, open_forecaster
+    from lynx_engine.forecast import open_forecaster
     from lynx_engine.settings import load_settings
     from lynx_engine.trial import render_tiny
+    from lynx_engine.words import duration_in_words
 
     settings = load_settings()
     found = choose_devices(devices)
@@ -93,7 +94,7 @@ def _share(forecaster: Forecaster, variant: str, entry: Calibration, step_s: flo
 
 
 def _cells(row: dict[str, object]) -> tuple[str, ...]:
-    from lynx_engine.forecast import duration_in_words
+    from lynx_engine.words import duration_in_words
 
     rate, upload = float(str(row["matrix_flops"])), float(str(row["upload_bytes_s"]))
     step, clip = float(str(row["step_s"])), float(str(row["clip_s"]))

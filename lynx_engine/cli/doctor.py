@@ -311,7 +311,7 @@ def _tell(
 
 
 def _capacity_row(c: Capacity) -> tuple[str, ...]:
-    from lynx_engine.forecast import duration_in_words
+    from lynx_engine.words import duration_in_words
 
     f = c.forecast
     told = ["?", "?"]

@@ -71,7 +71,7 @@ def table_rows(
 ) -> Iterable[tuple[str, ...]]:
     """Return the cells of `plan`'s table of forecasts."""
     from lynx_engine.cli.doctor import tier_in_words
-    from lynx_engine.forecast import duration_in_words
+    from lynx_engine.words import duration_in_words
 
     for request, count, forecasts in kinds:
         shape = f"{request.frames} x {request.size}, {request.steps} steps"
@@ -86,7 +86,7 @@ def table_rows(
 
 def eta_in_words(campaign: CampaignForecast, forecaster: Forecaster) -> str:
     """Return when a plan will be through, as `ready in about 3 h 20 min on cuda:0`, or ""."""
-    from lynx_engine.forecast import duration_in_words
+    from lynx_engine.words import duration_in_words
 
     if not campaign.seconds:
         return campaign.advice

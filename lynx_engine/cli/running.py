@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from lynx_engine.words import duration_in_words
+
 if TYPE_CHECKING:
     from lynx_engine.live import Holder, Live, RowInFlight
     from lynx_engine.settings import Settings
@@ -98,18 +100,6 @@ def watch(names: Sequence[str] | None, settings: Settings, *, quiet: bool) -> No
         while running := find_running(names or campaigns_of(settings), settings):
             show(running)
             time.sleep(_REFRESH_S)
-
-
-def duration_in_words(seconds: float) -> str:
-    """Return a duration as people say it, in two units at most: `3 h 10 min`, `45 s`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from lynx_engine.forecast import (
     Forecaster,
     Past,
     count_requests,
-    duration_in_words,
     forecast_campaign,
     measured_past,
     request_of,
@@ -142,20 +141,6 @@ def test_the_past_is_the_median_of_good_rows_without_their_loads() -> None:
     assert past.clip_s == {("tiny", 9, "64x64", 4, "exact", "cpu"): 8.0}
     assert past.load_s == {("tiny", "cpu"): 30.0}
     assert measured_past(pl.DataFrame()) == Past()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.42, "0.4 s"),
-        (32.0, "32 s"),
-        (720.0, "12 min"),
-        (12_000.0, "3 h 20 min"),
-        (1e6, "12 days"),
-    ],
-)
-def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
-    assert duration_in_words(seconds) == words
 
 
 def test_a_distilled_row_is_one_pass_a_step_and_a_lora_is_counted() -> None:

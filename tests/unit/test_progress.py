@@ -13,11 +13,12 @@ from rich.progress import Progress, TextColumn
 
 from lynx_engine.cli.progress import RowBars, RowLines, watching
 from lynx_engine.cli.render import failure_lines, summary_in_words
-from lynx_engine.cli.running import Running, describe, describe_rows, duration_in_words
+from lynx_engine.cli.running import Running, describe, describe_rows
 from lynx_engine.errors import ErrorCode
 from lynx_engine.live import Holder, Live, RowInFlight
 from lynx_engine.outcomes import idle_summary
 from lynx_engine.results import Failed, Interrupted
+from lynx_engine.words import duration_in_words
 from tests.support.jobs import make_job, plan_of, planned, rendered
 
 JOB = make_job(subject="host")
@@ -115,7 +116,8 @@ def test_hundreds_of_different_failures_do_not_fill_the_screen() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.4, "0 s"),
+        (0.42, "0.4 s"),
+        (32.0, "32 s"),
         (59.4, "59 s"),
         (59.6, "1 min"),
         (125, "2 min 5 s"),
@@ -123,7 +125,8 @@ def test_hundreds_of_different_failures_do_not_fill_the_screen() -> None:
         (754, "12 min"),
         (3600, "1 h"),
         (11_400, "3 h 10 min"),
-        (360_000, "100 h"),
+        (12_000, "3 h 20 min"),
+        (1e6, "12 days"),
     ],
 )
 def test_durations_are_said_in_two_units_at_most(seconds: float, words: str) -> None:
@@ -155,7 +158,7 @@ def test_running_campaign_is_told_in_a_line_and_a_line_a_row() -> None:
     )
     assert describe_rows(running, NOW) == [
         "  a.mp4 on cuda:1: denoise 3/50, 2 min 5 s",
-        "  b.mp4: decode, 0 s",
+        "  b.mp4: decode, 0.0 s",
     ]
 
 
