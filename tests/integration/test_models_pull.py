@@ -236,8 +236,8 @@ def test_what_is_half_here_counts_as_here(hub: Hub, studio: Workspace) -> None:
     import shutil
 
     fill(hub)
-    hub.faults[SHARDS[1]] = Fault(status=503)
-    refused(studio, 5, "pull", "wan")
+    hub.faults[SHARDS[1]] = Fault(status=404)  # not 503: that one is tried again for half a minute
+    refused(studio, 2, "pull", "wan")
     size = 2 * shutil.disk_usage(studio.folder).free
     digest = hashlib.sha256(b"never fetched").hexdigest()
     hub.odd_metadata[f"transformer/{SHARDS[2]}"] = {
@@ -251,7 +251,7 @@ def test_what_is_half_here_counts_as_here(hub: Hub, studio: Workspace) -> None:
     assert "more for these weights" in refused(studio, 5, "pull", "wan")
     with part.open("wb") as file:
         file.truncate(size - 10_000)  # a hole: it takes no room
-    assert "answers 503" in refused(studio, 5, "pull", "wan")
+    assert "answers 404" in refused(studio, 2, "pull", "wan")
 
 
 def test_disk_that_refuses_in_the_middle_pauses_and_keeps_what_came(
