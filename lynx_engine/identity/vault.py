@@ -13,8 +13,6 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
-import stat
 import struct
 import time
 from collections.abc import Generator, Iterable
@@ -22,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import Problem, RefusedError
+from lynx_engine.identity.private_files import is_folder, make_folder, read_file, remove, write_file
 from lynx_engine.manifest.names import check_name
 from lynx_engine.provenance.environment import keyed_digest, make_workspace_key
-from lynx_engine.provenance.files import remove_temp, sync_folder
+from lynx_engine.provenance.files import sync_folder
 
 if TYPE_CHECKING:
     from lynx_engine.settings import Settings
@@ -93,11 +91,11 @@ class Vault:
             RefusedError: If something that is no folder stands in the vault's way.
         """
         folder = self._folder(photo_digest)
-        if not (_is_folder(self._root) and _is_folder(folder)):
+        if not (is_folder(self._root) and is_folder(folder)):
             return None
         path = folder / self._entry_name(entry)
         try:
-            if (sealed := _read(path)) is None or (key := _read(folder / KEY_FILE)) is None:
+            if (sealed := read_file(path)) is None or (key := read_file(folder / KEY_FILE)) is None:
                 return None
         except OSError as error:
             logger.warning("%s is not read (%s): its face is looked at anew", path, error.strerror)
@@ -128,17 +126,17 @@ class Vault:
             ValueError: If `name` is no label.
         """
         check_name(name)
-        _make_folder(self._root)
+        make_folder(self._root)
         with self._alone():
             folder = self._folder(photo_digest)
-            _make_folder(folder)
+            make_folder(folder)
             # The name first: whatever dies when, no face is kept that its name does not find.
             _remember(folder, name)
             key = self._key_of(folder)
             sync_folder(folder)
             sync_folder(self._root)
             sealed = _seal(key, data, _label(photo_digest, entry))
-            _write(folder / self._entry_name(entry), sealed)
+            write_file(folder / self._entry_name(entry), sealed)
 
     def remember(self, photo_digest: str, name: str) -> None:
         """Remember one more name of a photo, if anything is kept of it.
@@ -148,7 +146,7 @@ class Vault:
             OSError: If the disk refuses.
         """
         folder = self._folder(photo_digest)
-        if not (_is_folder(self._root) and _is_folder(folder)) or _name_file(folder, name).exists():
+        if not (is_folder(self._root) and is_folder(folder)) or _name_file(folder, name).exists():
             return
         with self._alone():
             if (folder / KEY_FILE).exists():
@@ -190,7 +188,7 @@ class Vault:
             RefusedError: If something that is no folder stands in the vault's way.
             OSError: If the disk refuses.
         """
-        if not _is_folder(self._root):
+        if not is_folder(self._root):
             return
         with self._alone():
             wanted = set(folders)
@@ -211,7 +209,7 @@ class Vault:
             RefusedError: If something that is no folder stands in the vault's way.
             OSError: If the disk refuses.
         """
-        if not _is_folder(self._root):
+        if not is_folder(self._root):
             return 0
         removed = 0
         with self._alone():
@@ -219,7 +217,7 @@ class Vault:
                 for file in sorted(folder.iterdir()):
                     # A temp: its writer is dead, as nobody else writes now.
                     if file.name.startswith(".") or (_is_entry(file) and self._is_past(file)):
-                        _unlink(file)
+                        remove(file)
                 left = any(_is_entry(file) for file in folder.iterdir())
                 if not (left and (folder / KEY_FILE).exists()):
                     _remove_photo(folder)
@@ -234,10 +232,10 @@ class Vault:
 
     def _folders(self) -> list[Path]:
         """Return the photos' folders; what has another name is not the vault's."""
-        if not _is_folder(self._root):
+        if not is_folder(self._root):
             return []
         found = sorted(path for path in self._root.iterdir() if not path.name.startswith("."))
-        return [path for path in found if _is_folder(path)]
+        return [path for path in found if is_folder(path)]
 
     @contextlib.contextmanager
     def _alone(self) -> Generator[None]:
@@ -252,17 +250,17 @@ class Vault:
 
     def _key_of(self, folder: Path) -> bytes:
         """Return a photo's key, made where there is none."""
-        known = _read(folder / KEY_FILE)
+        known = read_file(folder / KEY_FILE)
         if known is not None and _is_key(known):
             return known[:_KEY_BYTES]
         # What a lost key encrypted is for nobody any more.
         _clear(folder)
         key = secrets.token_bytes(_KEY_BYTES)
-        _write(folder / KEY_FILE, _with_digest(key))
+        write_file(folder / KEY_FILE, _with_digest(key))
         return key
 
     def _is_past(self, entry: Path) -> bool:
-        return self._is_expired(_read(entry, _HEADER.size) or b"")
+        return self._is_expired(read_file(entry, _HEADER.size) or b"")
 
     def _is_expired(self, sealed: bytes) -> bool:
         """Whether an entry is past its life, or says nothing of it."""
@@ -280,10 +278,10 @@ class Vault:
         """Remove a file unless another process replaced it since it was seen."""
         try:
             with self._alone():
-                if _read(path) == seen:
+                if read_file(path) == seen:
                     if path.name == KEY_FILE:
                         _clear(path.parent)
-                    _unlink(path)
+                    remove(path)
         except OSError as error:
             logger.warning("%s could not be removed: %s", path, error.strerror)
 
@@ -339,36 +337,6 @@ def _is_key(data: bytes) -> bool:
     return len(data) > _KEY_BYTES and data == _with_digest(data[:_KEY_BYTES])
 
 
-def _is_folder(path: Path) -> bool:
-    """Return whether a folder is there, refusing what stands in its place.
-
-    Raises:
-        RefusedError: If it is a file, a link or anything else.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISDIR(mode):
-        text = (
-            "no folder, and what is kept of faces lies in a folder here. A link is not followed: "
-            "remove it, or move it away"
-        )
-        raise RefusedError([Problem(str(path), text)], outcome="nothing was kept or forgotten")
-    return True
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder that its owner alone may enter, or close one that is there to others."""
-    if not _is_folder(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        _is_folder(folder)  # what was put there meanwhile may be a link
-    elif stat.S_IMODE(folder.stat().st_mode) != 0o700:
-        folder.chmod(0o700)
-
-
 def _name_file(folder: Path, name: str) -> Path:
     # A file's name and not its content: it is there or not, and cannot be damaged.
     return folder / f"{check_name(name)}{NAME_SUFFIX}"
@@ -379,55 +347,11 @@ def _remember(folder: Path, name: str) -> None:
     os.close(os.open(_name_file(folder, name), flags, 0o600))
 
 
-def _read(path: Path, limit: int = -1) -> bytes | None:
-    """Return a file's bytes up to `limit`, None without one; what is no file reads as empty.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return b""  # a fifo would be waited for, a link followed
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            return file.read(limit)
-    except FileNotFoundError:
-        return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put a file in place, whole and durable, or not at all.
-
-    Raises:
-        OSError: If the disk refuses.
-    """
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    descriptor = os.open(temp, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-    except BaseException:
-        remove_temp(temp)
-        raise
-    sync_folder(path.parent)
-
-
-def _unlink(path: Path) -> None:
-    """Remove a file, or a folder that does not belong here, links as links."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _clear(folder: Path) -> None:
     """Remove all of a photo but its key and its names."""
     for file in sorted(folder.iterdir()):
         if file.name != KEY_FILE and not _is_name(file):
-            _unlink(file)
+            remove(file)
 
 
 def _is_name(file: Path) -> bool:
@@ -440,11 +364,11 @@ def _is_entry(file: Path) -> bool:
 
 def _remove_photo(folder: Path) -> None:
     """Remove a photo so that what is left at any moment is found again and tells nothing."""
-    _unlink(folder / KEY_FILE)
+    remove(folder / KEY_FILE)
     sync_folder(folder)  # from here on nobody can read the entries, not even in a copy
     _clear(folder)
     sync_folder(folder)
     for file in sorted(folder.iterdir()):
-        _unlink(file)
+        remove(file)
     folder.rmdir()
     sync_folder(folder.parent)
