@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,4 +53,18 @@ def embed_face(
         landmarks=points,
         embedding=encoder.embed(identity_crop(photo, points)),
         reference_crop=reference_crop(photo, points),
+    )
+
+
+def mean_face(faces: Sequence[SubjectFace]) -> SubjectFace:
+    """Return one face for several photos: the mean of their embeddings, scaled to length 1.
+
+    Args:
+        faces: At least one; landmarks and reference crop are the first one's.
+    """
+    mean = np.mean([face.embedding.astype(np.float64) for face in faces], axis=0)
+    return SubjectFace(
+        landmarks=faces[0].landmarks,
+        embedding=(mean / np.linalg.norm(mean)).astype(np.float32),
+        reference_crop=faces[0].reference_crop,
     )
