@@ -1,7 +1,7 @@
 """The faces of a campaign's subjects: each is embedded once, for all campaigns of a workspace.
 
-What is not in memory is sought in the vault; what is not there, the pool embeds. It knows the pre-flight's landmarks;
-which rows need a face is the campaign's business.
+What is not in memory is sought in the vault; what is not there, the pool embeds. It knows the
+pre-flight's landmarks; which rows need a face is the campaign's business.
 """
 
 from __future__ import annotations
