@@ -356,7 +356,7 @@ def open_campaign(
         )
         expired = vault.remove_expired()
     if expired:
-        logger.info("forgot %d photos: their %g days are over", expired, settings.face_days)
+        logger.info("forgot %d things kept of faces: their time is over", len(expired))
     logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
     try:
         yield campaign

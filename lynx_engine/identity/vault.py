@@ -196,33 +196,42 @@ class Vault:
                 if folder in wanted or not (folder / KEY_FILE).exists():
                     _remove_photo(folder)
 
-    def remove_expired(self) -> int:
-        """Remove entries past their life, and what killed processes left; return how many photos.
+    def expired(self) -> tuple[Path, ...]:
+        """Return what `remove_expired` would remove: files, and folders nothing would be left in.
 
         An entry's time is read without its key: one that was changed reads as damaged when it is
         asked for, and lasts no longer than a fresh one.
 
-        Returns:
-            Photos of which nothing is kept any more.
+        Raises:
+            RefusedError: If something that is no folder stands in the vault's way.
+            OSError: If the disk refuses.
+        """
+        found: list[Path] = []
+        for folder in self._folders():
+            files = sorted(folder.iterdir())
+            # A temp of a writer that died; one that lives holds the lock.
+            past = [f for f in files if f.name.startswith(".") or (_is_entry(f) and self._past(f))]
+            left = any(_is_entry(file) and file not in past for file in files)
+            found += past if left and folder / KEY_FILE in files else [folder]
+        return tuple(found)
+
+    def remove_expired(self) -> tuple[Path, ...]:
+        """Remove entries past their life, and what killed processes left; return what went.
 
         Raises:
             RefusedError: If something that is no folder stands in the vault's way.
             OSError: If the disk refuses.
         """
         if not is_folder(self._root):
-            return 0
-        removed = 0
+            return ()
         with self._alone():
-            for folder in self._folders():
-                for file in sorted(folder.iterdir()):
-                    # A temp: its writer is dead, as nobody else writes now.
-                    if file.name.startswith(".") or (_is_entry(file) and self._is_past(file)):
-                        remove(file)
-                left = any(_is_entry(file) for file in folder.iterdir())
-                if not (left and (folder / KEY_FILE).exists()):
-                    _remove_photo(folder)
-                    removed += 1
-        return removed
+            expired = self.expired()
+            for path in expired:
+                if path.parent == self._root:
+                    _remove_photo(path)
+                else:
+                    remove(path)
+        return expired
 
     def _folder(self, photo_digest: str) -> Path:
         return self._root / keyed_digest(photo_digest, self._workspace_key)
@@ -259,7 +268,7 @@ class Vault:
         write_file(folder / KEY_FILE, _with_digest(key))
         return key
 
-    def _is_past(self, entry: Path) -> bool:
+    def _past(self, entry: Path) -> bool:
         return self._is_expired(read_file(entry, _HEADER.size) or b"")
 
     def _is_expired(self, sealed: bytes) -> bool:
