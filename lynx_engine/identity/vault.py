@@ -101,13 +101,13 @@ class Vault:
             logger.warning("%s is not read (%s): its face is looked at anew", path, error.strerror)
             return None
         if not _is_key(key):
-            self._remove_damaged(folder / KEY_FILE, key)
+            self._remove(folder / KEY_FILE, key)
             return None
         data = _unseal(key[:_KEY_BYTES], sealed, _label(photo_digest, entry))
         if data is None:
-            self._remove_damaged(path, sealed)
-        elif self._is_expired(sealed):
             self._remove(path, sealed)
+        elif self._is_expired(sealed):
+            self._remove(path, sealed, damaged=False)
             data = None
         return data
 
@@ -278,19 +278,17 @@ class Vault:
         age_ms = _now_ms() - _HEADER.unpack_from(sealed)[1]
         return not -_CLOCK_SLACK_MS <= age_ms <= self._life_ms
 
-    def _remove_damaged(self, path: Path, seen: bytes) -> None:
-        """Remove what cannot be used; without its key, that is all of a photo."""
-        logger.warning("%s is damaged and was removed: its face is looked at anew", path)
-        self._remove(path, seen)
-
-    def _remove(self, path: Path, seen: bytes) -> None:
-        """Remove a file unless another process replaced it since it was seen."""
+    def _remove(self, path: Path, seen: bytes, *, damaged: bool = True) -> None:
+        """Remove a file, a key with all it encrypts, unless another process replaced it."""
         try:
             with self._alone():
-                if read_file(path) == seen:
-                    if path.name == KEY_FILE:
-                        _clear(path.parent)
-                    remove(path)
+                if read_file(path) != seen:
+                    return
+                if damaged:
+                    logger.warning("%s is damaged, and is removed: found anew when needed", path)
+                if path.name == KEY_FILE:
+                    _clear(path.parent)
+                remove(path)
         except OSError as error:
             logger.warning("%s could not be removed: %s", path, error.strerror)
 
