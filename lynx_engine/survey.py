@@ -103,12 +103,13 @@ def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem,
             found.append(PhotoFacts(header.digest, header.width_px, header.height_px))
             first = seen.setdefault(header.digest, image)
             if len(found) > len(seen):
-                problems.append(Problem(subject.where, _twice(subject.name, first, image)))
+                problems.append(Problem(subject.where, twice_letter(subject.name, first, image)))
                 found.pop()
     return tuple(found), tuple(problems)
 
 
-def _twice(subject: str, first: Path, second: Path) -> str:
+def twice_letter(subject: str, first: Path, second: Path) -> str:
+    """Return the letter about two photos of a subject that are one file's bytes."""
     which = (
         f"{second} is listed twice"
         if first == second
