@@ -25,7 +25,7 @@ from lynx_engine.manifest.read import read_manifest
 from lynx_engine.outcomes import CampaignSummary, Observer
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool, Pool, find_devices, open_cluster_pool, open_pool
-from lynx_engine.preflight import Preflight, find_subject_faces
+from lynx_engine.preflight import Preflight, find_subject_faces, photo_vault
 from lynx_engine.results import RenderResult
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.survey import gather_facts
@@ -103,10 +103,11 @@ def render(
         LockedError: If another process renders this campaign.
         PausedError: If the local Prefect server does not start, or nothing can be written.
     """
+    settings = settings or load_settings()
     run = Run(
         plan=plan,
-        faces=find_subject_faces(plan, skip_bad_rows=skip_bad_rows),
-        settings=settings or load_settings(),
+        faces=find_subject_faces(plan, vault=photo_vault(settings), skip_bad_rows=skip_bad_rows),
+        settings=settings,
         devices=() if cluster else find_devices(devices),
         cluster=cluster,
         observer=observer or Silence(),
@@ -148,7 +149,7 @@ def prepare_run(manifest: Path, *, devices: str, cluster: str, skip_bad_rows: bo
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
     return Run(
         plan=plan,
-        faces=find_subject_faces(plan, skip_bad_rows=skip_bad_rows),
+        faces=find_subject_faces(plan, vault=photo_vault(settings), skip_bad_rows=skip_bad_rows),
         settings=settings,
         devices=() if cluster else find_devices(devices),
         cluster=cluster,

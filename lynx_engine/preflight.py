@@ -1,28 +1,44 @@
-"""The photo pre-flight: looks for the face in every photo that a plan needs, before a model loads.
+"""The photo pre-flight: looks at every photo that a plan needs, before a model loads.
 
-It loads no torch: faces are found with OpenCV. What a photo is named and may be used for was
-decided by planning; what a recogniser makes of its face is `faces.py`'s business.
+It loads no torch: faces are found with OpenCV, once for all campaigns where there is a vault. What
+a photo may be used for was decided by planning; what a recogniser makes of its face is `faces.py`'s
+business. What cannot be used is a fault, and refused; what is only poor is advice, and told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import cache
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import Problem, RefusedError, RowError
+from lynx_engine.identity.detect import choose_face
+from lynx_engine.identity.found import FoundPhoto, find_in_photo
+from lynx_engine.identity.quality import (
+    SAME_FACE_BITS,
+    SAME_PHOTO_BITS,
+    FaceMeasures,
+    advice_on,
+    hash_distance,
+    look_alikes,
+)
 from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.manifest.read import in_file_order
-from lynx_engine.media.images import read_photo
+from lynx_engine.media.images import inspect_photo
 from lynx_engine.planning import PlanFacts, consent_problems
+from lynx_engine.survey import twice_letter
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lynx_engine.manifest.values import Manifest
+    from lynx_engine.identity.vault import Vault
+    from lynx_engine.manifest.values import Manifest, Subject
+    from lynx_engine.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 FaceKey = tuple[str, str]
 """Photo digest and face choice: one face of one photo."""
@@ -41,64 +57,213 @@ class Preflight:
     problems: Mapping[str, Problem]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoReport:
+    """What the pre-flight says of one photo of one subject.
+
+    Attributes:
+        subject: The subject's name.
+        photo: The file.
+        found: What is in it; None if it may not be looked at, or cannot be.
+        chosen: The subject's face, counted from the left; None if there is none to use.
+        fault: Why it is refused, or None.
+        advice: What would make it better; a photo can be used all the same.
+    """
+
+    subject: str
+    photo: Path
+    found: FoundPhoto | None = None
+    chosen: int | None = None
+    fault: Problem | None = None
+    advice: tuple[str, ...] = ()
+
+    @property
+    def measures(self) -> FaceMeasures | None:
+        """The measures of the subject's face, if there is one."""
+        if self.found is None or self.chosen is None:
+            return None
+        return self.found.measures[self.chosen]
+
+    @property
+    def remark(self) -> str:
+        """The advice in one line, "" without any."""
+        advice = " ".join(f"{text[0].upper()}{text[1:]}" for text in self.advice)
+        return f"subject '{self.subject}': {self.photo}: {advice}" if advice else ""
+
+
+def photo_vault(settings: Settings) -> Vault | None:
+    """Return where findings are kept; None where the disk lets us keep nothing.
+
+    Raises:
+        DamagedError: If the workspace's key is damaged.
+    """
+    from lynx_engine.identity.vault import open_vault
+
+    try:
+        return open_vault(settings)
+    except OSError as error:
+        logger.warning("%s: nothing is kept of faces (%s)", settings.state_dir, error.strerror)
+        return None
+
+
 def face_keys(job: RenderJob) -> tuple[FaceKey, ...]:
     """Return which face of which photos a job shows."""
     return tuple((digest, job.face) for digest in job.photo_digests)
 
 
-def find_subject_faces(plan: RenderPlan, *, skip_bad_rows: bool = False) -> Preflight:
+def find_subject_faces(
+    plan: RenderPlan, *, vault: Vault | None = None, skip_bad_rows: bool = False
+) -> Preflight:
     """Find the face in every photo that the plan needs, before any model loads.
+
+    Args:
+        plan: Its rows to run have a right to their faces; a row without one was refused.
+        vault: Where what is found is kept; None keeps nothing.
+        skip_bad_rows: Return the problems instead of refusing.
 
     Raises:
         RefusedError: With every photo that has no usable face, unless bad rows are skipped.
     """
-    landmarks: dict[FaceKey, npt.NDArray[np.float32]] = {}
+    known: dict[FaceKey, npt.NDArray[np.float32] | str] = {}
     problems: dict[str, Problem] = {}
+    told: dict[Problem, None] = {}
     for job in (planned.job for planned in plan.to_run):
         for photo, key in zip(job.photos, face_keys(job), strict=True):
-            found = _find_face(photo, *key)
+            if key not in known:
+                known[key] = _landmarks(photo, key, vault, job.subject)
+            found = known[key]
             if isinstance(found, str):
-                problems[job.job_id] = Problem(job.where, _face_letter(job.subject, found))
-            else:
-                landmarks[key] = found
-    if problems and not skip_bad_rows:
-        raise RefusedError(in_file_order(tuple(problems.values())))
-    return Preflight(landmarks, problems)
+                problem = Problem(job.where, _letter(job.subject, photo, found))
+                problems.setdefault(job.job_id, problem)
+                told[problem] = None
+    if told and not skip_bad_rows:
+        raise RefusedError(in_file_order(tuple(told)))
+    usable = {key: found for key, found in known.items() if not isinstance(found, str)}
+    return Preflight(usable, problems)
 
 
-def face_problems(
-    manifest: Manifest, facts: PlanFacts, subjects: Collection[str] | None = None
-) -> tuple[Problem, ...]:
-    """Return what is wrong with the faces of a manifest, at the lines that name the photos.
+def look_at_photos(
+    manifest: Manifest,
+    facts: PlanFacts,
+    *,
+    vault: Vault | None = None,
+    subjects: Collection[str] | None = None,
+) -> tuple[PhotoReport, ...]:
+    """Return what there is to say of every photo of a manifest, in its order.
 
     Args:
         manifest: The manifest.
-        facts: Its photos; one that cannot be read has a problem there already.
-        subjects: Look at these only. No face is read without a right to it.
+        facts: What is known of its photos, and the day on which consent must hold.
+        vault: Where what is found is kept; None keeps nothing.
+        subjects: Look at these only.
     """
-    problems: list[Problem] = []
-    for subject in manifest.subjects.values():
-        wanted = subjects is None or subject.name in subjects
-        if not wanted or subject.name not in facts.photos or consent_problems(subject, facts.today):
+    return _with_look_alikes(
+        tuple(
+            report
+            for subject in manifest.subjects.values()
+            if subjects is None or subject.name in subjects
+            for report in _reports(subject, facts, vault)
+        )
+    )
+
+
+def face_problems(
+    manifest: Manifest, facts: PlanFacts, *, vault: Vault | None = None
+) -> tuple[Problem, ...]:
+    """Return what is wrong with the faces of a manifest, at the lines that name the photos.
+
+    Subjects without a right to the face, or with a photo that cannot be read, are left aside: what
+    is wrong with those that a row uses, planning says.
+    """
+    usable = {
+        subject.name
+        for subject in manifest.subjects.values()
+        if subject.name in facts.photos and not consent_problems(subject, facts.today)
+    }
+    return faults(look_at_photos(manifest, facts, vault=vault, subjects=usable))
+
+
+def faults(reports: Sequence[PhotoReport]) -> tuple[Problem, ...]:
+    """Return why photos are refused, each reason once."""
+    return tuple(dict.fromkeys(report.fault for report in reports if report.fault is not None))
+
+
+def _reports(subject: Subject, facts: PlanFacts, vault: Vault | None) -> Iterator[PhotoReport]:
+    """Yield a report on each photo of a subject; none is opened without a right to the face."""
+    forbidden = consent_problems(subject, facts.today)
+    if forbidden:
+        for photo in subject.images:
+            yield PhotoReport(subject.name, photo, fault=forbidden[0])
+        return
+    seen: dict[str, Path] = {}
+    for photo in subject.images:
+        try:
+            digest = inspect_photo(photo).digest
+        except RowError as error:
+            yield PhotoReport(subject.name, photo, fault=Problem(subject.where, str(error)))
             continue
-        for photo, known in zip(subject.images, facts.photos[subject.name], strict=True):
-            found = _find_face(photo, known.digest, subject.face)
-            if isinstance(found, str):
-                problems.append(Problem(subject.where, _face_letter(subject.name, found)))
-    return tuple(problems)
+        first = seen.setdefault(digest, photo)
+        report = _report(subject, photo, digest, vault)
+        if first is not photo:
+            fault = Problem(subject.where, twice_letter(subject.name, first, photo))
+            report = replace(report, fault=fault)
+        yield report
 
 
-@cache
-def _find_face(photo: Path, digest: str, choice: str) -> npt.NDArray[np.float32] | str:
-    """Return a face's landmarks, or why it cannot be used; `digest` tells photos apart."""
-    from lynx_engine.identity.detect import choose_face, find_faces
-
-    del digest
+def _report(subject: Subject, photo: Path, digest: str, vault: Vault | None) -> PhotoReport:
+    report = PhotoReport(subject.name, photo)
     try:
-        return choose_face(find_faces(read_photo(photo)), choice).landmarks
+        found = find_in_photo(photo, digest, vault=vault, name=subject.name)
+        report = replace(report, found=found)
+        chosen = found.faces.index(choose_face(found.faces, subject.face))
     except RowError as error:
-        return f"{photo}: {error}"
+        return replace(
+            report, fault=Problem(subject.where, _letter(subject.name, photo, str(error)))
+        )
+    return replace(report, chosen=chosen, advice=advice_on(found.measures[chosen]))
 
 
-def _face_letter(subject: str, fault: str) -> str:
-    return f"subject '{subject}': {fault}"
+def _landmarks(
+    photo: Path, key: FaceKey, vault: Vault | None, subject: str
+) -> npt.NDArray[np.float32] | str:
+    """Return a face's landmarks, or why it cannot be used."""
+    digest, choice = key
+    try:
+        found = find_in_photo(photo, digest, vault=vault, name=subject)
+        return choose_face(found.faces, choice).landmarks
+    except RowError as error:
+        return str(error)
+
+
+def _letter(subject: str, photo: Path, fault: str) -> str:
+    named = fault.startswith(f"{photo} ")
+    return f"subject '{subject}': {fault}" if named else f"subject '{subject}': {photo}: {fault}"
+
+
+def _with_look_alikes(reports: tuple[PhotoReport, ...]) -> tuple[PhotoReport, ...]:
+    """Add to each photo that it is nearly one of another subject, which may be a mix-up."""
+    faces = [(report, report.measures) for report in reports if report.measures is not None]
+    alike = look_alikes([measures.face_hash for _, measures in faces], SAME_FACE_BITS)
+    texts: dict[int, list[str]] = {}
+    for one, other in alike:
+        for report, twin in ((faces[one][0], faces[other][0]), (faces[other][0], faces[one][0])):
+            if report.subject != twin.subject:
+                texts.setdefault(id(report), []).append(_look_alike_letter(report, twin))
+    return tuple(
+        replace(report, advice=(*report.advice, *texts.get(id(report), ()))) for report in reports
+    )
+
+
+def _look_alike_letter(report: PhotoReport, twin: PhotoReport) -> str:
+    """Return in words how two photos with nearly the same face picture are alike.
+
+    The faces decide, not the photos: two faces of one group photo are two people.
+    """
+    assert report.found is not None  # both have a face
+    assert twin.found is not None
+    is_whole = hash_distance(report.found.hash, twin.found.hash) <= SAME_PHOTO_BITS
+    how = "this is nearly the same photo as" if is_whole else "the face is nearly the picture in"
+    return (
+        f"{how} {twin.photo} of subject '{twin.subject}'. If these are two people, one of the "
+        "photos is wrong."
+    )

@@ -93,6 +93,7 @@ def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem,
     """Return the headers of a subject's photos, and what is wrong with any of them."""
     found: list[PhotoFacts] = []
     problems: list[Problem] = []
+    seen: dict[str, Path] = {}
     for image in subject.images:
         try:
             header = inspect_photo(image)
@@ -100,7 +101,21 @@ def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem,
             problems.append(Problem(subject.where, str(error)))
         else:
             found.append(PhotoFacts(header.digest, header.width_px, header.height_px))
+            first = seen.setdefault(header.digest, image)
+            if len(found) > len(seen):
+                problems.append(Problem(subject.where, twice_letter(subject.name, first, image)))
+                found.pop()
     return tuple(found), tuple(problems)
+
+
+def twice_letter(subject: str, first: Path, second: Path) -> str:
+    """Return the letter about two photos of a subject that are one file's bytes."""
+    which = (
+        f"{second} is listed twice"
+        if first == second
+        else f"{first} and {second} are the same photo, byte for byte"
+    )
+    return f"subject '{subject}': {which}, which would count it double; remove one"
 
 
 def _lora_facts(manifest: Manifest, settings: Settings) -> dict[Path, LoraFacts]:

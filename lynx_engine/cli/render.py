@@ -111,7 +111,9 @@ def render_manifest(
         plan = plan_renders(read, facts, skip_bad_rows=skip, only=only, limit=limit, retry=retry)
         return with_memory(plan, "low") if options.low_vram else plan
 
-    plan, past = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
+    plan, past, remarks = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
+    for remark in () if options.quiet or options.as_json else remarks:
+        note(remark)
     for problem in plan.problems:
         note(str(problem))
     for held in plan.held:
@@ -144,31 +146,34 @@ def _plan(
     decide: Callable[[Manifest, PlanFacts], RenderPlan],
     *,
     skip_bad_rows: bool,
-) -> tuple[RenderPlan, Iterable[PastResult]]:
+) -> tuple[RenderPlan, Iterable[PastResult], list[str]]:
     """Plan, and look at the faces that will be needed; tell the problems of both at once.
 
     Returns:
-        The plan, and the attempts that were made before.
+        The plan, the attempts that were made before, and one line for each photo that is only poor.
 
     Raises:
         RefusedError: With every problem.
     """
     from lynx_engine.errors import RefusedError
     from lynx_engine.manifest.read import in_file_order, read_manifest
-    from lynx_engine.preflight import face_problems
+    from lynx_engine.preflight import face_problems, faults, look_at_photos, photo_vault
     from lynx_engine.survey import gather_facts
 
     read = read_manifest(manifest, lenient=True)
     facts = gather_facts(read, settings)
+    vault = photo_vault(settings)
     try:
         plan = decide(read, facts)
     except RefusedError as error:
-        problems = (*error.problems, *face_problems(read, facts))
+        problems = (*error.problems, *face_problems(read, facts, vault=vault))
         raise RefusedError(in_file_order(problems)) from None
-    problems = face_problems(read, facts, {p.job.subject for p in plan.to_run if p.job.photos})
+    needed = {p.job.subject for p in plan.to_run if p.job.photos}
+    reports = look_at_photos(read, facts, vault=vault, subjects=needed)
+    problems = faults(reports)
     if problems and not skip_bad_rows:
         raise RefusedError(problems)
-    return plan, facts.by_job.values()
+    return plan, facts.by_job.values(), [r.remark for r in reports if r.remark and not r.fault]
 
 
 def _run(

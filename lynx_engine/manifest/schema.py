@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from lynx_engine.manifest.image_list import IMAGES_SCHEMA, read_images
 from lynx_engine.manifest.names import MAX_PROMPT_CHARACTERS, check_characters, check_name
 from lynx_engine.manifest.scalars import AmbiguousScalar, parse_date, shown
 from lynx_engine.manifest.values import LoraFile, WrittenSettings
@@ -140,6 +141,7 @@ SafetyWord = Annotated[
 ]
 Name = Annotated[str, AfterValidator(check_name)]
 ImagePath = Annotated[str, AfterValidator(partial(_check_local, what="image"))]
+ImagePaths = Annotated[list[ImagePath], BeforeValidator(read_images), WithJsonSchema(IMAGES_SCHEMA)]
 LoraPath = Annotated[str, AfterValidator(partial(_check_local, what="weights"))]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Frames = Annotated[int, Field(ge=1, le=100_000)]
@@ -269,14 +271,14 @@ class ConsentEntry(StrictModel):
 class SubjectEntry(StrictModel):
     """The person to keep recognisable."""
 
-    image: ImagePath = _key(
-        "Photo: PNG, JPEG or WebP, relative to the manifest.",
+    image: ImagePaths = _key(
+        "Photo, or a list of photos of the person: PNG, JPEG or WebP, relative to the manifest.",
         default="required",
         required=True,
         example="subjects/host.png",
     )
     face: FaceChoice | None = _key(
-        "Which face, when the photo shows several: largest, or an index from 0 at the left.",
+        "Which face, when a photo shows several: largest, or an index from 0 at the left.",
         default="the only one",
         example="largest",
     )

@@ -44,8 +44,8 @@ class Subject:
 
     Attributes:
         name: A checked label.
-        images: The photos, joined to the manifest's folder; one for every variant of today.
-        face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
+        images: The photos, joined to the manifest's folder, in the author's order; at least one.
+        face: Which face of each photo: `only`, `largest` or `index:N` counted from the left.
         synthetic: Whether the person is made up, so that nobody's consent is needed.
         consent: The recorded right, or None when none was written.
         where: File and line of the definition.

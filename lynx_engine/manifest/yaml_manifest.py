@@ -60,11 +60,11 @@ def read_yaml(path: Path) -> Manifest:
 
 
 def subject_of(name: str, entry: SubjectEntry, *, folder: Path, where: str) -> Subject:
-    """Return a checked entry as a subject, its photo's path joined to `folder`."""
+    """Return a checked entry as a subject, the paths of its photos joined to `folder`."""
     consent = entry.consent
     return Subject(
         name=name,
-        images=(folder / entry.image,),
+        images=tuple(folder / image for image in entry.image),
         face=entry.face or "only",
         synthetic=bool(entry.synthetic),
         consent=None

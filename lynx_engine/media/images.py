@@ -56,16 +56,23 @@ def inspect_photo(path: Path) -> PhotoHeader:
         return PhotoHeader(digest_bytes(data), image.width, image.height)
 
 
-def read_photo(path: Path) -> npt.NDArray[np.uint8]:
+def read_photo(path: Path, *, digest: str = "") -> npt.NDArray[np.uint8]:
     """Decode a photo: RGB, uint8, [H, W, 3], turned as its EXIF asks.
 
+    Args:
+        path: The photo.
+        digest: sha256 that its bytes had before; "" takes any.
+
     Raises:
-        RowError: With code `image`, as `inspect_photo`, or if the pixels are damaged.
+        RowError: With code `image`, as `inspect_photo`, or if the pixels are damaged, or the bytes
+            are no longer those of `digest`.
     """
     import numpy as np
     from PIL import ImageOps
 
     data = _read_regular_file(path)
+    if digest and digest_bytes(data) != digest:
+        raise _refuse(path, "changed after the campaign was planned. Run the command again.")
     with (
         _open(data, path) as checked,
         _open(data, path) as image,
