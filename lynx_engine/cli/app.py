@@ -27,6 +27,7 @@ from lynx_engine.cli import (
     schedule,
     show,
     status,
+    subjects,
     variants,
 )
 from lynx_engine.errors import UNWRITABLE, ExitCode, LynxError, pause_for
@@ -44,6 +45,7 @@ app = typer.Typer(
 for module in (
     init,
     check,
+    subjects,
     plan,
     render,
     retry,
