@@ -19,6 +19,7 @@ from lynx_engine.identity.found import FoundPhoto, find_in_photo
 from lynx_engine.identity.quality import (
     SAME_FACE_BITS,
     SAME_PHOTO_BITS,
+    Advice,
     FaceMeasures,
     advice_on,
     hash_distance,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_TWINS_NAMED = 3
 
 FaceKey = tuple[str, str]
 """Photo digest and face choice: one face of one photo."""
@@ -75,7 +78,7 @@ class PhotoReport:
     found: FoundPhoto | None = None
     chosen: int | None = None
     fault: Problem | None = None
-    advice: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
 
     @property
     def measures(self) -> FaceMeasures | None:
@@ -85,10 +88,25 @@ class PhotoReport:
         return self.found.measures[self.chosen]
 
     @property
+    def verdict(self) -> str:
+        """`refused`, `poor` (it can be used, and could be better) or `good`."""
+        if self.fault is not None:
+            return "refused"
+        return "poor" if self.advice else "good"
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, without the names of subject and photo; "" if it is not."""
+        if self.fault is None:
+            return ""
+        told = self.fault.text.removeprefix(f"subject '{self.subject}': ")
+        return told.removeprefix(f"{self.photo}: ")
+
+    @property
     def remark(self) -> str:
         """The advice in one line, "" without any."""
-        advice = " ".join(f"{text[0].upper()}{text[1:]}" for text in self.advice)
-        return f"subject '{self.subject}': {self.photo}: {advice}" if advice else ""
+        told = " ".join(f"{advice.text[0].upper()}{advice.text[1:]}" for advice in self.advice)
+        return f"subject '{self.subject}': {self.photo}: {told}" if told else ""
 
 
 def photo_vault(settings: Settings) -> Vault | None:
@@ -241,29 +259,40 @@ def _letter(subject: str, photo: Path, fault: str) -> str:
 
 
 def _with_look_alikes(reports: tuple[PhotoReport, ...]) -> tuple[PhotoReport, ...]:
-    """Add to each photo that it is nearly one of another subject, which may be a mix-up."""
-    faces = [(report, report.measures) for report in reports if report.measures is not None]
-    alike = look_alikes([measures.face_hash for _, measures in faces], SAME_FACE_BITS)
-    texts: dict[int, list[str]] = {}
-    for one, other in alike:
-        for report, twin in ((faces[one][0], faces[other][0]), (faces[other][0], faces[one][0])):
-            if report.subject != twin.subject:
-                texts.setdefault(id(report), []).append(_look_alike_letter(report, twin))
-    return tuple(
-        replace(report, advice=(*report.advice, *texts.get(id(report), ()))) for report in reports
-    )
-
-
-def _look_alike_letter(report: PhotoReport, twin: PhotoReport) -> str:
-    """Return in words how two photos with nearly the same face picture are alike.
+    """Add to each photo that it is nearly one of another subject, which may be a mix-up.
 
     The faces decide, not the photos: two faces of one group photo are two people.
     """
-    assert report.found is not None  # both have a face
-    assert twin.found is not None
-    is_whole = hash_distance(report.found.hash, twin.found.hash) <= SAME_PHOTO_BITS
-    how = "this is nearly the same photo as" if is_whole else "the face is nearly the picture in"
-    return (
-        f"{how} {twin.photo} of subject '{twin.subject}'. If these are two people, one of the "
-        "photos is wrong."
+    faces = [(report, report.measures) for report in reports if report.measures is not None]
+    alike = look_alikes([measures.face_hash for _, measures in faces], SAME_FACE_BITS)
+    twins: dict[int, list[PhotoReport]] = {}
+    for one, other in alike:
+        for report, twin in ((faces[one][0], faces[other][0]), (faces[other][0], faces[one][0])):
+            if report.subject != twin.subject:
+                twins.setdefault(id(report), []).append(twin)
+    return tuple(
+        replace(report, advice=(*report.advice, _look_alike(report, twins[id(report)])))
+        if id(report) in twins
+        else report
+        for report in reports
     )
+
+
+def _look_alike(report: PhotoReport, twins: Sequence[PhotoReport]) -> Advice:
+    named = [
+        f"{twin.photo} of subject '{twin.subject}'{', the same photo' * _is_copy(report, twin)}"
+        for twin in twins[:_TWINS_NAMED]
+    ]
+    more = f" and {len(twins) - _TWINS_NAMED} more" if len(twins) > _TWINS_NAMED else ""
+    text = (
+        f"the face is nearly the same picture as in {'; '.join(named)}{more}. If these are "
+        "different people, a photo is wrong; if not, they need one name only."
+    )
+    return Advice("look-alike", text)
+
+
+def _is_copy(one: PhotoReport, other: PhotoReport) -> bool:
+    """Whether also all around the face is nearly the same."""
+    if one.found is None or other.found is None:
+        return False
+    return hash_distance(one.found.hash, other.found.hash) <= SAME_PHOTO_BITS

@@ -28,6 +28,7 @@ from lynx_engine.cli import (
     schedule,
     show,
     status,
+    subjects,
     variants,
 )
 from lynx_engine.errors import UNWRITABLE, ExitCode, LynxError, pause_for
@@ -45,6 +46,7 @@ app = typer.Typer(
 for module in (
     init,
     check,
+    subjects,
     plan,
     render,
     retry,

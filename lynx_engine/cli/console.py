@@ -8,33 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import LynxError, ProblemsError
+from lynx_engine.report.texts import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-# Cc control, Cf format (bidi overrides, zero-width), Cs surrogates, Co private, Zl Zp line ends.
-_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-# Zero-width joiners hold emoji and Indic letters together; alone they move nothing.
-_HARMLESS = frozenset({"\u200d", "\ufe0f"})
-
-
-def visible(text: str, *, keep_newlines: bool = False) -> str:
-    """Return `text` with every invisible or steering character spelled by its code point."""
-    return "".join(
-        character
-        if character in _HARMLESS
-        or (keep_newlines and character == "\n")
-        or unicodedata.category(character) not in _HIDDEN_CATEGORIES
-        else f"\\u{ord(character):04x}"
-        for character in text
-    )
 
 
 def say(text: str = "") -> None:

@@ -91,6 +91,19 @@ class FaceMeasures:
     face_hash: int
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What could be better in a photo that can be used.
+
+    Attributes:
+        word: In one word, for a table.
+        text: What is poor, and what to do, without a capital or the photo's name.
+    """
+
+    word: str
+    text: str
+
+
 def measure_face(photo: Photo, face: Face) -> FaceMeasures:
     """Measure one face of a photo on its 112 px identity crop: what the recogniser will see.
 
@@ -194,39 +207,57 @@ def look_alikes(face_hashes: Sequence[int], most_bits: int) -> tuple[tuple[int, 
     return tuple(found)
 
 
-def advice_on(face: FaceMeasures) -> tuple[str, ...]:
+def advice_on(face: FaceMeasures) -> tuple[Advice, ...]:
     """Return what would make the photo better, worst first; nothing for a good one."""
-    found: list[str] = []
+    found: list[Advice] = []
     if face.sharpness < BLURRED:
         found.append(
-            f"the face is blurred (sharpness {face.sharpness:.3f}; sharp ones have 0.1 or more). "
-            "Use a photo in focus, as it came from the camera."
+            Advice(
+                "blurred",
+                f"the face is blurred (sharpness {face.sharpness:.3f}; sharp ones have 0.1 or "
+                "more). Use a photo in focus, as it came from the camera.",
+            )
         )
     if abs(face.turn_deg) > TURNED_DEG:
         side = "right" if face.turn_deg > 0 else "left"
         found.append(
-            f"the head is turned about {abs(face.turn_deg):.0f} degrees to the {side} of the "
-            "picture. Use a photo from the front."
+            Advice(
+                "turned",
+                f"the head is turned about {abs(face.turn_deg):.0f} degrees to the {side} of the "
+                "picture. Use a photo from the front.",
+            )
         )
     if abs(face.tilt_deg) > TILTED_DEG:
         found.append(
-            f"the head leans by {abs(face.tilt_deg):.0f} degrees, and the face may be cut out "
-            "askew. Turn the photo upright."
+            Advice(
+                "leaning",
+                f"the head leans by {abs(face.tilt_deg):.0f} degrees, and the face may be cut out "
+                "askew. Turn the photo upright.",
+            )
         )
     if face.mean_luma < DARK_LUMA or face.dark_share > CLIPPED_SHARE:
         found.append(
-            f"the face is dark (mean brightness {face.mean_luma:.0f} of 255, "
-            f"{face.dark_share:.0%} black). Use a photo with light on the face."
+            Advice(
+                "dark",
+                f"the face is dark (mean brightness {face.mean_luma:.0f} of 255, "
+                f"{face.dark_share:.0%} black). Use a photo with light on the face.",
+            )
         )
     if face.bright_share > CLIPPED_SHARE:
         found.append(
-            f"{face.bright_share:.0%} of the face is burnt out to white. Use a photo with less or "
-            "softer light."
+            Advice(
+                "burnt-out",
+                f"{face.bright_share:.0%} of the face is burnt out to white. Use a photo with "
+                "less or softer light.",
+            )
         )
     if face.size_px < SMALL_PX:
         found.append(
-            f"the face is {face.size_px:.0f} px wide and gets enlarged below {SMALL_PX} px. Use a "
-            "closer or larger photo."
+            Advice(
+                "small",
+                f"the face is {face.size_px:.0f} px wide and gets enlarged below {SMALL_PX} px. "
+                "Use a closer or larger photo.",
+            )
         )
     return tuple(found)
 
