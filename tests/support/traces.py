@@ -61,7 +61,10 @@ def _in_base64(raw: bytes) -> Iterator[bytes]:
 
 def _in_text(embedding: npt.NDArray[np.float32]) -> list[bytes]:
     # Without the last digit, which depends on how many the writer gives.
-    return [f"{abs(number):.7f}"[:-1].encode() for number in embedding[:8].tolist()]
+    numbers = [abs(number) for number in embedding[:8].tolist()]
+    plain = [f"{number:.7f}"[:-1] for number in numbers]
+    scientific = [f"{number:.6e}".partition("e")[0][:-1] for number in numbers]
+    return [text.encode() for text in (*plain, *scientific)]
 
 
 @dataclass(frozen=True, slots=True)
