@@ -27,9 +27,11 @@ from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.images import inspect_photo, read_photo
-from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
+from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import NOTHING_FOUND, ClipFacts, Findings, WorkerFacts
+from lynx_engine.safety.check import SafetyCheck
+from lynx_engine.safety.classifiers import ClassifierPlace, installed_classifiers
 from lynx_engine.variants import get_variant
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class WorkerSetup:
         attention: Attention backend asked for.
         compile: Whether the transformer's blocks are compiled: auto, on or off.
         expendable: Whether the process may end itself when its device is lost; a pool replaces it.
+        classifiers: Who looks at finished frames, as `installed_classifiers` names them.
     """
 
     device: str
@@ -72,12 +75,17 @@ class WorkerSetup:
     attention: str
     compile: str
     expendable: bool
+    classifiers: tuple[str, ...] = ()
 
 
 def setup_for(
     settings: Settings, device: str, torch_device: str, *, expendable: bool
 ) -> WorkerSetup:
-    """Return the setup of a device under the settings of a run."""
+    """Return the setup of a device under the settings of a run.
+
+    Raises:
+        RefusedError: If the settings name a safety classifier that is not there.
+    """
     return WorkerSetup(
         device=device,
         torch_device=torch_device,
@@ -87,6 +95,7 @@ def setup_for(
         attention=settings.attention,
         compile=settings.compile,
         expendable=expendable,
+        classifiers=installed_classifiers(settings),
     )
 
 
@@ -164,6 +173,8 @@ class DeviceWorker:
         # Frames that could not be encoded yet: an encoder's fault must not cost a rendering.
         self._unencoded: OrderedDict[str, Rendering] = OrderedDict()
         self._keeping = threading.Lock()
+        place = ClassifierPlace(setup.models_dir, setup.cache_dir, setup.threads)
+        self._safety = SafetyCheck(setup.classifiers, place)
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -183,6 +194,8 @@ class DeviceWorker:
 
         Raises:
             RowError: With the code of the stage that failed; the temp file is gone then.
+            WithheldError: If the safety check does not let the clip pass; the temp file and its
+                frames are gone then.
         """
         job = task.job
         try:
@@ -196,7 +209,7 @@ class DeviceWorker:
                     with self._keeping:
                         kept = self._unencoded.pop(job.job_id, None)
                     rendering = kept or loaded.engine.render(job, task.face, on_stage=on_stage)
-                facts, finishing_s = self._finish(task, rendering, on_stage)
+                facts, findings, finishing_s = self._finish(task, rendering, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
             raise
@@ -217,12 +230,16 @@ class DeviceWorker:
                 weights=loaded.weights,
             ),
             started_at=started_at,
+            findings=findings,
         )
 
     def _finish(
         self, task: RenderTask, rendering: Rendering, on_stage: OnStage
-    ) -> tuple[ClipFacts, dict[str, float]]:
-        """Encode and check the clip; return its facts and the seconds of both."""
+    ) -> tuple[ClipFacts, Findings, dict[str, float]]:
+        """Encode, check and look at the clip; return facts, findings and seconds by stage.
+
+        The device renders the next row meanwhile.
+        """
         job = task.job
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
@@ -237,7 +254,22 @@ class DeviceWorker:
                     if len(self._unencoded) > _KEPT_RENDERINGS:
                         self._unencoded.popitem(last=False)
             raise
-        return facts, {"encode": encode_s, "check": check_s}
+        findings, looking_s = self._look_at(task, on_stage)
+        return facts, findings, {"encode": encode_s, "check": check_s, **looking_s}
+
+    def _look_at(self, task: RenderTask, on_stage: OnStage) -> tuple[Findings, dict[str, float]]:
+        """Return what is found in a draft's decoded frames, and the seconds by stage."""
+        job = task.job
+        if not get_variant(job.variant).is_checked(job.safety):
+            return NOTHING_FOUND, {}
+        on_stage("safety", 0, 1)
+        started = time.monotonic()
+        frames = read_frames(task.draft)
+        if len(frames) != job.frames:
+            text = f"{len(frames)} of {job.frames} frames could be read for the safety check."
+            raise RowError(ErrorCode.BAD_CLIP, text)
+        verdict = self._safety.judge(frames, partial(on_stage, "safety"))
+        return Findings(safety=verdict), {"safety": time.monotonic() - started}
 
     @contextmanager
     def _faults(self) -> Generator[None]:
