@@ -22,7 +22,7 @@ from prefect.artifacts import (
 
 from lynx_engine.campaign import Campaign
 from lynx_engine.jobs import PlannedJob
-from lynx_engine.results import Failed, Likeness, Rendered, RenderResult
+from lynx_engine.results import Failed, Likeness, Rendered, RenderResult, Withheld
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
             }
         case Failed(code, message):
             return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
+        case Withheld(message):
+            return {**row, "result": "withheld", "device": "", "s": "", "why": message}
         case _:
             return {**row, "result": "interrupted", "device": "", "s": ""}
 

@@ -30,6 +30,7 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
+from lynx_engine.history import lacks_check
 from lynx_engine.identity.vault import open_vault
 from lynx_engine.jobs import PlannedJob, RenderPlan, Status
 from lynx_engine.likeness import SubjectLikeness
@@ -371,10 +372,14 @@ def open_campaign(
 def _without_finished(plan: RenderPlan, folder: Path) -> RenderPlan:
     history = read_history(folder / LOG_FOLDER)
     intact = intact_clips(folder / CLIPS_FOLDER, history)
+    ended = ((p.job, history.by_job.get(p.job.job_id)) for p in plan.to_run)
     finished = {
-        job_id
-        for job_id, past in history.by_job.items()
-        if past.status is Status.RENDERED and past.clip in intact
+        job.job_id
+        for job, past in ended
+        if past is not None
+        and past.status is Status.RENDERED
+        and past.clip in intact
+        and not lacks_check(job, past)
     }
     return replace(
         plan,

@@ -23,6 +23,7 @@ from lynx_engine.jobs import (
     RowKey,
     Status,
 )
+from lynx_engine.variants import get_variant
 
 QUARANTINED = "quarantined"
 RETRYABLE = frozenset({Status.FAILED.value, QUARANTINED, Status.LOW_IDENTITY.value})
@@ -31,6 +32,7 @@ RETRYABLE = frozenset({Status.FAILED.value, QUARANTINED, Status.LOW_IDENTITY.val
 QUARANTINE_DEATHS = 2
 """Workers that a request may kill in a row before only a person lets it run again."""
 
+_UNCHECKED = "safety check asked for now: nobody looked at the clip that is there"
 _SHOWN_CHARACTERS = 40
 # Digests say nothing to a reader; these fields are told as changed, without their values.
 _OPAQUE = frozenset({"subject_digest", "weights_fingerprint", "loras"})
@@ -193,14 +195,24 @@ def _judge(
     if attempt is None:
         return _new_or_changed(job, predecessors.find(job))
     if attempt.status in PUBLISHED:
-        missing = (Reason.MISSING_CLIP, f"clip missing: {attempt.clip} is no longer in outputs")
-        return None if attempt.clip in clips else missing
+        if attempt.clip not in clips:
+            return (Reason.MISSING_CLIP, f"clip missing: {attempt.clip} is no longer in outputs")
+        return (Reason.UNCHECKED, _UNCHECKED) if lacks_check(job, attempt) else None
     if attempt.status is Status.WITHHELD:
         return "withheld by the safety check; it runs again when its request changes"
     if status_word(attempt) == QUARANTINED:
         return f"quarantined: {_message(attempt)}; `lynx-engine retry` runs it again"
     interrupted = attempt.status is Status.INTERRUPTED
     return (Reason.INTERRUPTED if interrupted else Reason.FAILED, _ending(attempt))
+
+
+def lacks_check(job: RenderJob, attempt: PastResult) -> bool:
+    """Whether a clip that is there must pass the safety check now, and nobody looked at it.
+
+    `safety` is no part of a job's id: who took responsibility for a clip and asks for the check
+    afterwards has the same request, and no verdict.
+    """
+    return get_variant(job.variant).is_checked(job.safety) and not attempt.classifiers
 
 
 def _new_or_changed(job: RenderJob, before: PastResult | None) -> tuple[Reason, str]:

@@ -215,6 +215,7 @@ class PastResult:
         request: `RenderJob.request()` of that time.
         finished_at: UTC, ISO 8601.
         deaths: Times in a row, to the latest attempt, that this request killed its worker.
+        classifiers: Who looked at its frames; "" if nobody did.
     """
 
     job_id: str
@@ -226,6 +227,7 @@ class PastResult:
     request: Mapping[str, str | int | float]
     finished_at: str
     deaths: int = 0
+    classifiers: str = ""
 
 
 class Reason(StrEnum):
@@ -234,6 +236,7 @@ class Reason(StrEnum):
     NEW = "new"
     CHANGED = "changed"
     MISSING_CLIP = "missing clip"
+    UNCHECKED = "not checked"
     FAILED = "failed before"
     INTERRUPTED = "interrupted"
     RETRY = "retry"

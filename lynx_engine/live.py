@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from lynx_engine.dispatch import work_of
 from lynx_engine.jobs import PlannedJob, RenderJob
 from lynx_engine.lock import LIVE_FILE, LOCK_FILE
-from lynx_engine.results import Failed, Rendered, RenderResult
+from lynx_engine.results import Failed, Rendered, RenderResult, Withheld
 
 if TYPE_CHECKING:
     from lynx_engine.outcomes import Observer
@@ -43,7 +43,7 @@ class RowInFlight:
     Attributes:
         clip: File name its clip will have.
         device: `cpu`, `cuda:0`, ...; "" where a run has several and the row's one is not known.
-        stage: load, text, subject, denoise, decode, encode or check.
+        stage: load, text, subject, denoise, decode, encode, check or safety.
         done: Steps of the stage that are done.
         total: Steps of the stage.
         since: UTC, when the row's first stage began.
@@ -71,6 +71,7 @@ class Live:
         in_flight: Rows that devices work on.
         eta_s: Seconds until the last row ends; None before the first clip, or while stopping.
         stopping: Whether the run was told to stop: no further row begins.
+        withheld: Rows of this run whose clip was rendered and not kept.
     """
 
     pid: int
@@ -82,11 +83,12 @@ class Live:
     in_flight: tuple[RowInFlight, ...]
     eta_s: float | None
     stopping: bool
+    withheld: int = 0
 
     @property
     def ended(self) -> int:
-        """Rows that are over, whether they have a clip or failed."""
-        return self.rendered + self.failed
+        """Rows that are over, whether they have a clip or not."""
+        return self.rendered + self.failed + self.withheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ class LiveProgress:
             rows=self._rows,
             rendered=self._count(Rendered),
             failed=self._count(Failed),
+            withheld=self._count(Withheld),
             in_flight=tuple(self._in_flight.values()),
             eta_s=eta_s,
             stopping=self._stopping,

@@ -70,6 +70,7 @@ class PlanFacts:
         attempts: Job id -> attempts so far.
         clips: File names in the campaign's clips folder.
         face_detector: Name of what finds faces on this machine.
+        classifiers: Who looks at finished frames here, as settings name them; () if nobody does.
     """
 
     today: date
@@ -89,6 +90,7 @@ class PlanFacts:
     attempts: Mapping[str, int] = field(default_factory=dict[str, int])
     clips: frozenset[str] = frozenset()
     face_detector: str = ""
+    classifiers: tuple[str, ...] = ()
 
 
 def plan_renders(
@@ -205,7 +207,12 @@ class _Drafting:
     def _recipe(self, row: Row) -> Recipe | None:
         known = self._recipes.get(row.settings)
         if known is None:
-            known = complete(row.settings, self._manifest.defaults, self._facts.loras)
+            known = complete(
+                row.settings,
+                self._manifest.defaults,
+                self._facts.loras,
+                classifiers=self._facts.classifiers,
+            )
             self._recipes[row.settings] = known
         recipe, faults = known
         for fault in faults:

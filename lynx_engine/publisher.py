@@ -87,6 +87,9 @@ class Publisher:
     def record(self, planned: PlannedJob, result: RenderResult, *, started_at: datetime) -> None:
         """Record an attempt that left no clip.
 
+        A withheld row keeps none: a clip of the same request that was published before, unchecked
+        or by an earlier try, is removed first.
+
         Raises:
             OSError: If the disk refuses.
         """
@@ -109,8 +112,17 @@ class Publisher:
             key=self._key,
         )
         with self._writing:
+            if isinstance(result, Withheld):
+                self._unpublish(clip)
             write_part(self._log, record)
             self._count()
+
+    def _unpublish(self, clip: str) -> None:
+        path = self._clips / clip
+        if path.exists():
+            path.unlink()
+            sync_folder(self._clips)
+            logger.warning("removed %s: it was made from the same request", clip)
 
     def keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
         """Write a bug's traceback beside the log; return the failure's message."""

@@ -7,7 +7,7 @@ aside where it stands under defaults, which serve several variants. Pure: no fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -96,7 +96,11 @@ class Recipe:
 
 
 def complete(
-    row: WrittenSettings, defaults: WrittenSettings, loras: Mapping[Path, LoraFacts]
+    row: WrittenSettings,
+    defaults: WrittenSettings,
+    loras: Mapping[Path, LoraFacts],
+    *,
+    classifiers: Collection[str] = (),
 ) -> tuple[Recipe | None, tuple[Fault, ...]]:
     """Return the recipe of a row, or every reason why there is none.
 
@@ -104,6 +108,7 @@ def complete(
         row: What the row wrote.
         defaults: What the manifest's defaults wrote.
         loras: LoRA file, as in the manifest's values -> what is known of it.
+        classifiers: Who will check the frames of clips that can show people.
 
     Returns:
         The recipe and no fault, or None and at least one.
@@ -129,6 +134,7 @@ def complete(
             *_distilled_faults(recipe, row),
             *_shape_faults(spec, recipe),
             *_missing_abilities(spec, recipe, written, loras),
+            *_unchecked(spec, recipe, classifiers),
         )
     )
     return (None if faults else recipe), faults
@@ -266,12 +272,18 @@ def _missing_abilities(
                 yield "loras", f"LoRA {lora.path} cannot be read; check its path"
             elif spec.name in facts.faults:
                 yield "loras", facts.faults[spec.name]
-    if spec.depicts_people and recipe.safety == "on":
+
+
+def _unchecked(
+    spec: VariantSpec, recipe: Recipe, classifiers: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    if spec.is_checked(recipe.safety) and not classifiers:
         yield (
             "safety",
-            f"{spec.name} can depict people, and no safety classifier is installed in this "
-            "version. To take responsibility for what is rendered, write safety: acknowledged-off "
-            "(it is recorded with every clip)",
+            f"{spec.name} can depict people, and no safety classifier looks at its frames here. "
+            "Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models pull "
+            "safety`), or take responsibility for what is rendered: write safety: "
+            "acknowledged-off (it is recorded with every clip)",
         )
 
 

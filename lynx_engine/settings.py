@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -87,12 +87,23 @@ class Settings(BaseSettings):
         default="auto",
         description="Who scores likeness: auto, insightface, dlib, none, or module:function.",
     )
+    classifiers: str = Field(
+        default="auto",
+        description="Who looks at finished frames: auto (all that are installed), none, or some "
+        "of opennsfw, falconsai and your own module:function; NAME@0.5 is stricter than NAME.",
+    )
     face_days: float = Field(
         default=30.0, gt=0, description="Days that what was computed of a face is kept."
     )
     disk_check: bool = Field(
         default=True, description="Refuse to start when the clips will not fit on the disk."
     )
+
+    @field_validator("classifiers", mode="before")
+    @classmethod
+    def _one_text(cls, value: object) -> object:
+        """Take a list of names, too, as TOML may write it."""
+        return ",".join(map(str, cast("list[object]", value))) if isinstance(value, list) else value
 
     @classmethod
     def settings_customise_sources(

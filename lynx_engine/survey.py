@@ -29,6 +29,7 @@ from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, subject_diges
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import History, read_history
+from lynx_engine.safety.classifiers import installed_classifiers
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.variants import REGISTRY, check_entries, get_variant
 from lynx_engine.weights.fingerprint import weights_fingerprint
@@ -88,6 +89,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         clips=intact_clips(folder / CLIPS_FOLDER, history),
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
+        classifiers=installed_classifiers(settings),
     )
 
 

@@ -16,7 +16,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -30,6 +30,8 @@ from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import NOTHING_FOUND, ClipFacts, Findings, WorkerFacts
+from lynx_engine.safety.check import SafetyCheck
+from lynx_engine.safety.classifiers import ClassifierPlace, installed_classifiers
 from lynx_engine.variants import get_variant
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class WorkerSetup:
         attention: Attention backend asked for.
         compile: Whether the transformer's blocks are compiled: auto, on or off.
         expendable: Whether the process may end itself when its device is lost; a pool replaces it.
+        classifiers: Who looks at finished frames, as `installed_classifiers` names them.
     """
 
     device: str
@@ -73,12 +76,17 @@ class WorkerSetup:
     attention: str
     compile: str
     expendable: bool
+    classifiers: tuple[str, ...] = ()
 
 
 def setup_for(
     settings: Settings, device: str, torch_device: str, *, expendable: bool
 ) -> WorkerSetup:
-    """Return the setup of a device under the settings of a run."""
+    """Return the setup of a device under the settings of a run.
+
+    Raises:
+        RefusedError: If the settings name a safety classifier that is not there.
+    """
     return WorkerSetup(
         device=device,
         torch_device=torch_device,
@@ -88,6 +96,7 @@ def setup_for(
         attention=settings.attention,
         compile=settings.compile,
         expendable=expendable,
+        classifiers=installed_classifiers(settings),
     )
 
 
@@ -167,6 +176,8 @@ class DeviceWorker:
         # Frames that could not be encoded yet: an encoder's fault must not cost a rendering.
         self._unencoded: OrderedDict[str, Rendering] = OrderedDict()
         self._keeping = threading.Lock()
+        place = ClassifierPlace(setup.models_dir, setup.cache_dir, setup.threads)
+        self._safety = SafetyCheck(setup.classifiers, place)
 
     def embed_face(self, request: FaceRequest) -> SubjectFace:
         """Embed the face at known landmarks.
@@ -186,6 +197,8 @@ class DeviceWorker:
 
         Raises:
             RowError: With the code of the stage that failed; the temp file is gone then.
+            WithheldError: If the safety check does not let the clip pass; the temp file and its
+                frames are gone then.
         """
         job = task.job
         try:
@@ -226,7 +239,10 @@ class DeviceWorker:
     def _finish(
         self, task: RenderTask, rendering: Rendering, on_stage: OnStage
     ) -> tuple[ClipFacts, Findings, dict[str, float]]:
-        """Encode, check and look at the clip; return facts, findings and the seconds of each."""
+        """Encode, check and look at the clip; return facts, findings and seconds by stage.
+
+        The device renders the next row meanwhile.
+        """
         job = task.job
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
@@ -241,9 +257,40 @@ class DeviceWorker:
                     if len(self._unencoded) > _KEPT_RENDERINGS:
                         self._unencoded.popitem(last=False)
             raise
-        on_stage("score", 0, 1)
-        findings, score_s = _timed(partial(_examine, task))
-        return facts, findings, {"encode": encode_s, "check": check_s, "score": score_s}
+        findings, looking_s = self._look_at(task, on_stage)
+        return facts, findings, {"encode": encode_s, "check": check_s, **looking_s}
+
+    def _look_at(self, task: RenderTask, on_stage: OnStage) -> tuple[Findings, dict[str, float]]:
+        """Return what is found in a draft as it will be seen, and the seconds by stage.
+
+        Raises:
+            WithheldError: If it must not be kept.
+            RowError: BAD_CLIP or SCORE, if it cannot be looked at and must be.
+        """
+        from lynx_engine.examine import examine_frames
+
+        job, verdict, seconds = task.job, None, dict[str, float]()
+        is_checked = get_variant(job.variant).is_checked(job.safety)
+        on_stage("safety" if is_checked else "score", 0, 1)
+        started = time.monotonic()
+        try:
+            frames = read_frames(task.draft)
+        except RowError as error:
+            if is_checked or job.gate:
+                raise
+            logger.warning("nobody looked at %s: %s", job.clip_name, error)
+            return NOTHING_FOUND, {}
+        if is_checked:
+            if len(frames) != job.frames:
+                text = f"{len(frames)} of {job.frames} frames could be read for the safety check."
+                raise RowError(ErrorCode.BAD_CLIP, text)
+            verdict = self._safety.judge(frames, partial(on_stage, "safety"))
+            seconds["safety"] = time.monotonic() - started
+            on_stage("score", 0, 1)
+            started = time.monotonic()
+        findings = examine_frames(frames, job, task.likeness)
+        seconds["score"] = time.monotonic() - started
+        return replace(findings, safety=verdict), seconds
 
     @contextmanager
     def _faults(self) -> Generator[None]:
@@ -321,20 +368,6 @@ def _check_unchanged(request: FaceRequest) -> None:
             ErrorCode.IMAGE,
             f"{request.photo} changed after the campaign was planned. Run the command again.",
         )
-
-
-def _examine(task: RenderTask) -> Findings:
-    """Look at the clip as it will be seen: encoded and decoded again."""
-    from lynx_engine.examine import examine_frames
-
-    try:
-        frames = read_frames(task.draft)
-    except RowError as error:
-        if task.job.gate:
-            raise
-        logger.warning("nobody looked at %s: %s", task.job.clip_name, error)
-        return NOTHING_FOUND
-    return examine_frames(frames, task.job, task.likeness)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

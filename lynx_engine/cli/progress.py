@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lynx_engine.cli.console import note, progress_bars, stderr_is_terminal, visible
 from lynx_engine.jobs import PlannedJob, RenderJob
-from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult
+from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -60,6 +60,8 @@ class RowLines:
                 return f"rendered {clip} ({took_s:.1f} s)"
             case Failed(code, message):
                 return f"failed {planned.job.clip_name}: {code}: {message}"
+            case Withheld(message):
+                return f"withheld {planned.job.clip_name}: {message}"
             case _:
                 return f"interrupted {planned.job.clip_name}"
 
@@ -102,17 +104,19 @@ class RowBars:
             bar = self._bars.pop(planned.job.job_id, None)
             if bar is not None:
                 self._progress.remove_task(bar)
+            clip = planned.job.clip_name
             if isinstance(result, Failed):
-                self._progress.console.print(
-                    visible(f"failed {planned.job.clip_name}: {result.code}: {result.message}"),
-                    style="red",
-                    markup=False,
-                )
+                self._tell_above(f"failed {clip}: {result.code}: {result.message}")
+            elif isinstance(result, Withheld):
+                self._tell_above(f"withheld {clip}: {result.message}")
             self._tell_all()
 
     def stopping(self, drain_s: float) -> None:
         """Say what a stop waits for, above the bars."""
         self._progress.console.print(_stopping(drain_s), markup=False)
+
+    def _tell_above(self, text: str) -> None:
+        self._progress.console.print(visible(text), style="red", markup=False)
 
     def _tell_all(self) -> None:
         under_way = sum(
@@ -120,7 +124,9 @@ class RowBars:
         )
         ended = len(self._ended)
         failed = sum(isinstance(result, Failed) for result in self._ended.values())
+        withheld = sum(isinstance(result, Withheld) for result in self._ended.values())
         told = f"{ended}/{self._rows} rows" + (f", {failed} failed" if failed else "")
+        told += f", {withheld} withheld" if withheld else ""
         self._progress.update(
             self._all, description="campaign", completed=ended * _ROW + under_way, told=told
         )

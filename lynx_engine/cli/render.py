@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _CLIPS_NAMED = 3
 _REASONS_TOLD = 20
 
-MENDED_BY_HAND = ("face", "image", "lora")
-"""Failures that come back until the file is another one."""
+MENDED_BY_HAND = ("face", "image", "lora", "withheld")
+"""Failures that come back until the file is another one, or the request."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
 
@@ -245,14 +245,16 @@ def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool
     if summary.rendered or summary.failures or summary.interrupted:
         parts = [f"{summary.rendered} rendered"]
         parts += [f"{summary.failed} failed"] if summary.failed else []
+        parts += [f"{summary.withheld} withheld"] if summary.withheld else []
         parts += [f"{summary.interrupted} left"] if summary.interrupted else []
         parts += [f"{summary.done_before} done before"] if summary.done_before else []
         lines.append(f"{summary.campaign}: {', '.join(parts)}. Clips: {summary.clips}")
     elif retrying:
         lines.append(f"{summary.campaign}: nothing to retry.")
     else:
+        withheld = f", {summary.withheld} withheld" if summary.withheld else ""
         lines.append(
-            f"{summary.campaign}: nothing to do; {summary.done_before} clips are done. "
+            f"{summary.campaign}: nothing to do; {summary.done_before} clips are done{withheld}. "
             f"Clips: {summary.clips}"
         )
     lines += failure_lines(summary.failures)
@@ -286,11 +288,13 @@ def failure_lines(failures: Mapping[str, str]) -> list[str]:
     lines: list[str] = []
     for why, clips in list(alike.items())[:_REASONS_TOLD]:
         if len(clips) == 1:
-            lines.append(f"  failed {clips[0]}: {why}")
+            known = "" if why.startswith("withheld: ") else "failed "
+            lines.append(f"  {known}{clips[0]}: {why}")
             continue
         rest = len(clips) - _CLIPS_NAMED
         named = ", ".join(clips[:_CLIPS_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-        lines.append(f"  {len(clips)} rows failed: {why}\n    {named}")
+        ended = "rows" if why.startswith("withheld: ") else "rows failed"
+        lines.append(f"  {len(clips)} {ended}: {why}\n    {named}")
     untold = sum(len(clips) for clips in list(alike.values())[_REASONS_TOLD:])
     if untold:
         lines.append(f"  {untold} rows failed for other reasons; `lynx-engine status` names each.")

@@ -62,7 +62,7 @@ def command(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Render failed, quarantined and low-identity rows again."""
+    """Render failed, quarantined and low-identity rows again; withheld ones never."""
     retried = _filter_of(status or [], code or [], row or [], since)
     options = RunOptions(
         skip_bad_rows=False,
@@ -83,6 +83,7 @@ def _filter_of(
     """Return which rows the options choose; every wrong word is told at once."""
     from lynx_engine.errors import ErrorCode, Problem, RefusedError, nearest
     from lynx_engine.history import RETRYABLE, RetryFilter
+    from lynx_engine.jobs import Status
 
     problems: list[Problem] = []
     known = {"--status": RETRYABLE, "--code": frozenset(ErrorCode)}
@@ -91,6 +92,8 @@ def _filter_of(
             if word not in known[option]:
                 listed = f"; it is one of {', '.join(sorted(known[option]))}"
                 hint = nearest(word, known[option]) or listed
+                if word == Status.WITHHELD:
+                    hint = "; a withheld row runs again only when its request changes, by `render`"
                 problems.append(Problem(option, f"unknown value '{word}'{hint}"))
     moment = None if since is None else read_moment(since, datetime.now(UTC))
     if isinstance(moment, str):

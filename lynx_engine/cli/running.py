@@ -56,6 +56,7 @@ def describe(running: Running, now: datetime) -> str:
         return f"{running.campaign}: starting ({running.holder})"
     parts = [f"{live.ended}/{live.rows} rows"]
     parts += [f"{live.failed} failed"] if live.failed else []
+    parts += [f"{live.withheld} withheld"] if live.withheld else []
     parts += [f"ETA {duration_in_words(live.eta_s)}"] if live.eta_s is not None else []
     doing = "stopping, rendering" if live.stopping else "rendering"
     return f"{running.campaign}: {doing} since {_moment(live.started_at, now)}: {', '.join(parts)}"
@@ -133,7 +134,9 @@ class _Lines:
 
 def _news(running: Running) -> object:
     live = running.live
-    return "starting" if live is None else (live.rendered, live.failed, live.stopping)
+    return (
+        "starting" if live is None else (live.rendered, live.failed, live.withheld, live.stopping)
+    )
 
 
 def _row(row: RowInFlight, now: datetime) -> str:

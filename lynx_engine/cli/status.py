@@ -26,7 +26,7 @@ class Standing:
 
     Attributes:
         counts: Status as `retry` knows it -> requests whose latest attempt ended so.
-        failures: The failed and quarantined ones.
+        failures: The failed, withheld and quarantined ones.
         superseded: Requests left out because the manifest does not ask for them any more.
         likeness: How alike its clips are, by evaluator.
     """
@@ -115,8 +115,9 @@ def _tell(standings: dict[str, Standing], running: list[Running], settings: Sett
         for likeness in standing.likeness:
             say(f"{name}: {likeness}")
         for failure in standing.failures:
-            fatal = "quarantined: " if failure["status"] == "quarantined" else ""
-            say(f"{failure['where']}: {fatal}{failure['code']}: {failure['message']}")
+            kind = {"quarantined": f"quarantined: {failure['code']}", "withheld": "withheld"}
+            why = kind.get(str(failure["status"]), failure["code"])
+            say(f"{failure['where']}: {why}: {failure['message']}")
         if standing.superseded:
             left = f"{standing.superseded} recorded request{'s' * (standing.superseded > 1)}"
             say(f"{name}: {left} that the manifest does not make now, not counted.")
@@ -171,7 +172,7 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
             continue
         word = status_word(past)
         counts[word] += 1
-        if word in {Status.FAILED.value, QUARANTINED}:
+        if word in {Status.FAILED.value, Status.WITHHELD.value, QUARANTINED}:
             told = {"status": word, "code": past.code, "message": past.message}
             failures.append({"where": where[job_id], "job_id": job_id, **told})
     return Standing(counts, failures, superseded, summarise_likeness(log, wanted))

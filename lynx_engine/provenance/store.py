@@ -328,13 +328,16 @@ def history_of(log: pl.DataFrame) -> History:
     deaths: dict[str, int] = {}
     ends = log["finished_at"].dt.to_string("iso:strict").to_list()
     rows = zip(
-        _rows(log, "job_id", "status", "code", "message", "clip", "clip_bytes"),
+        _rows(
+            log, "job_id", "status", "code", "message", "clip", "clip_bytes", "safety_classifiers"
+        ),
         _rows(log, *RowKey._fields),
         _rows(log, *REQUEST_FIELDS),
         ends,
         strict=True,
     )
-    for (job_id, status, code, message, clip, clip_bytes), names, request, finished_at in rows:
+    for facts, names, request, finished_at in rows:
+        job_id, status, code, message, clip, clip_bytes, classifiers = facts
         is_death = status == Status.FAILED and code == ErrorCode.WORKER_DIED
         deaths[job_id] = deaths.get(job_id, 0) + 1 if is_death else 0
         past = PastResult(
@@ -347,6 +350,7 @@ def history_of(log: pl.DataFrame) -> History:
             request=dict(zip(REQUEST_FIELDS, request, strict=True)),
             finished_at=finished_at,
             deaths=deaths[job_id],
+            classifiers=classifiers,
         )
         history.latest[past.row_key] = past
         history.by_job[job_id] = past

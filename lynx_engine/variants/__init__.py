@@ -7,7 +7,9 @@ from functools import cache
 from importlib import import_module
 
 from lynx_engine.errors import Problem, RefusedError, nearest
-from lynx_engine.variants.spec import VariantSpec, WeightFile
+from lynx_engine.safety.weights import SAFETY
+from lynx_engine.variants.spec import VariantSpec
+from lynx_engine.weights.origins import WeightFile
 
 REGISTRY = {
     "tiny": "lynx_engine.variants.tiny",
@@ -17,6 +19,9 @@ REGISTRY = {
     "lynx_lite": "lynx_engine.variants.lynx_lite",
     "sleeper": "lynx_engine.variants.sleeper",
 }
+
+WEIGHT_SETS = {weights.name: weights for weights in (SAFETY,)}
+"""Weights that `lynx-engine models` fetches beside those of variants, by their name."""
 
 
 @cache
@@ -38,8 +43,9 @@ def all_variants() -> dict[str, VariantSpec]:
 
 
 def weight_entries() -> dict[str, WeightFile]:
-    """Return the entries of the public layout: what some variant reads and can be downloaded."""
-    found = (weight for spec in all_variants().values() for weight in spec.weights)
+    """Return the entries of the public layout: what is read and can be downloaded."""
+    owners = (*all_variants().values(), *WEIGHT_SETS.values())
+    found = (weight for owner in owners for weight in owner.weights)
     return {weight.path: weight for weight in found if weight.origin is not None}
 
 

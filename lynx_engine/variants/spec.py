@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from lynx_engine.shapes import FrameSize
 from lynx_engine.speed import DISTILLED
-from lynx_engine.weights.origins import HubFolder, ReleaseFile
+from lynx_engine.weights.origins import WeightFile
+
+ACKNOWLEDGED_OFF = "acknowledged-off"
+"""The `safety` setting by which a person answers for clips that nobody checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +44,6 @@ class RenderDefaults:
     scale_reference: float
     precision: str
     negative_prompt: str
-
-
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """A file or folder a variant needs, below the models folder.
-
-    Attributes:
-        path: Relative path in the public layout.
-        source: Where it comes from, in words.
-        licence: SPDX expression, or the terms in words.
-        origin: Where a program fetches it; None for what is made on this machine.
-    """
-
-    path: str
-    source: str
-    licence: str
-    origin: HubFolder | ReleaseFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +102,10 @@ class VariantSpec:
     def uses_subject(self) -> bool:
         """Whether a subject photo shapes the clip."""
         return self.identity is not None
+
+    def is_checked(self, safety: str) -> bool:
+        """Whether a clip rendered with this `safety` setting must pass the safety check."""
+        return self.depicts_people and safety != ACKNOWLEDGED_OFF
 
     @property
     def branches(self) -> tuple[str, ...]:

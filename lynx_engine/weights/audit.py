@@ -19,10 +19,11 @@ from lynx_engine.weights.lock import OF_FILE_FOUND, LockedFile, add_to_lock, rea
 from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
-    from lynx_engine.variants.spec import VariantSpec, WeightFile
+    from lynx_engine.variants.spec import VariantSpec
+    from lynx_engine.weights.origins import WeightFile, WeightSet
 
-Entry = tuple["VariantSpec", "WeightFile"]
-"""A variant and one entry of the public layout that it reads."""
+Entry = tuple["VariantSpec | WeightSet", "WeightFile"]
+"""A variant, or a set of weights of its own, and one entry of the public layout that it reads."""
 
 
 class EntryState(StrEnum):

@@ -17,21 +17,24 @@ from lynx_engine.weights.stamps import digest_and_stamp, is_stamped, read_stamps
 
 if TYPE_CHECKING:
     from lynx_engine.variants.spec import VariantSpec
+    from lynx_engine.weights.origins import WeightSet
 
 logger = logging.getLogger(__name__)
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 
 
-def check_digests(spec: VariantSpec, models_dir: ModelsPlace, *, cache_dir: Path) -> dict[str, str]:
-    """Accept a downloaded variant's files as the ones the lock lists; loading calls this first.
+def check_digests(
+    spec: VariantSpec | WeightSet, models_dir: ModelsPlace, *, cache_dir: Path
+) -> dict[str, str]:
+    """Accept a variant's downloaded files as the ones the lock lists; loading calls this first.
 
     A file that was verified before and has the size, time and inode it had then is not hashed
     again. Damage that keeps all three (a failing disk) goes unseen here: `lynx-engine models
     verify` reads every byte. Of several processes that load at once, one hashes.
 
     Args:
-        spec: A variant whose weights are downloaded.
+        spec: A variant whose weights are downloaded, or a set of its own.
         models_dir: Where they lie.
         cache_dir: Where it is remembered what was verified.
 
@@ -55,7 +58,7 @@ def check_digests(spec: VariantSpec, models_dir: ModelsPlace, *, cache_dir: Path
 
 
 def refuse_at_sight(
-    spec: VariantSpec,
+    spec: VariantSpec | WeightSet,
     models_dir: ModelsPlace,
     files: Iterable[str],
     locked: Mapping[str, LockedFile],
@@ -105,7 +108,10 @@ def _unverified(
 
 
 def _refused_by_digest(
-    spec: VariantSpec, listed: Mapping[str, LockedFile], models_dir: ModelsPlace, cache_dir: Path
+    spec: VariantSpec | WeightSet,
+    listed: Mapping[str, LockedFile],
+    models_dir: ModelsPlace,
+    cache_dir: Path,
 ) -> Generator[str]:
     """Hash what no stamp vouches for; a process that waited finds the stamps of the first.
 
@@ -136,7 +142,11 @@ def _one_at_a_time(cache_dir: Path) -> Generator[None]:
 
 
 def _letter(
-    path: Path, found: str, entry: LockedFile, spec: VariantSpec | None = None, says: str = ""
+    path: Path,
+    found: str,
+    entry: LockedFile,
+    spec: VariantSpec | WeightSet | None = None,
+    says: str = "",
 ) -> str:
     source = f" ({entry.source})" if entry.source else ""
     pull = f": `lynx-engine models pull {spec.name} --replace`" if spec is not None else ""

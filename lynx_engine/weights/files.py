@@ -1,4 +1,4 @@
-"""Which weight files a variant needs, and whether they are there.
+"""Which weight files a variant, or a set of its own, needs, and whether they are there.
 
 It reads names, never tensors; planning runs it before any worker exists.
 """
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.folders import ModelsPlace
+from lynx_engine.weights.origins import WeightSet
 
 if TYPE_CHECKING:
-    from lynx_engine.variants.spec import VariantSpec, WeightFile
+    from lynx_engine.variants.spec import VariantSpec
+    from lynx_engine.weights.origins import WeightFile
 
 _CONFIGS = (
     "model_index.json",
@@ -30,14 +32,16 @@ _COMPONENT_WEIGHTS = {
 }
 
 
-def needed_files(spec: VariantSpec, models_dir: ModelsPlace) -> tuple[str, ...]:
-    """Return the files the variant reads, there or not, by their names in the public layout.
+def needed_files(spec: VariantSpec | WeightSet, models_dir: ModelsPlace) -> tuple[str, ...]:
+    """Return the files that are read, there or not, by their names in the public layout.
 
     A component's shards are those its index speaks of; without an index it is one file.
 
     Raises:
         RowError: WEIGHTS, if an index is damaged.
     """
+    if isinstance(spec, WeightSet):
+        return spec.files
     return (*_base_files(models_dir, spec.base), *_adapter_files(spec))
 
 
@@ -46,8 +50,8 @@ def files_of(weight: WeightFile, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(n for n in names if n == weight.path or n.startswith(f"{weight.path}/"))
 
 
-def required_files(spec: VariantSpec, models_dir: ModelsPlace) -> tuple[str, ...]:
-    """Return the files the variant reads, by their names in the public layout, in a fixed order.
+def required_files(spec: VariantSpec | WeightSet, models_dir: ModelsPlace) -> tuple[str, ...]:
+    """Return the files that are read, by their names in the public layout, in a fixed order.
 
     Raises:
         RowError: WEIGHTS; names every missing file and where it comes from.
@@ -134,7 +138,9 @@ def _missing_line(name: str, path: Path, weight: WeightFile) -> str:
     return f"{name}: not there; it comes from {weight.source}"
 
 
-def _missing_letter(spec: VariantSpec, models_dir: ModelsPlace, missing: tuple[str, ...]) -> str:
+def _missing_letter(
+    spec: VariantSpec | WeightSet, models_dir: ModelsPlace, missing: tuple[str, ...]
+) -> str:
     lines: list[str] = []
     for weight in spec.weights:
         own = files_of(weight, missing)

@@ -1,4 +1,4 @@
-"""Where a program fetches weights: the two kinds of places they come from."""
+"""Which weights there are, and where a program fetches them: the two kinds of places."""
 
 from __future__ import annotations
 
@@ -29,3 +29,35 @@ class ReleaseFile:
     """
 
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A file or folder that is read below the models folder.
+
+    Attributes:
+        path: Relative path in the public layout.
+        source: Where it comes from, in words.
+        licence: SPDX expression, or the terms in words.
+        origin: Where a program fetches it; None for what is made on this machine.
+    """
+
+    path: str
+    source: str
+    licence: str
+    origin: HubFolder | ReleaseFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSet:
+    """Weights that belong to no variant, fetched and verified by a name of their own.
+
+    Attributes:
+        name: Identifier on the command line.
+        weights: Files with source and licence.
+        files: Every file that is read, by its name in the public layout.
+    """
+
+    name: str
+    weights: tuple[WeightFile, ...]
+    files: tuple[str, ...]

@@ -19,7 +19,7 @@ from lynx_engine.weights import lock as words
 from lynx_engine.weights.fetch import fetch, git_blob_of, part_of, put_in_place
 from lynx_engine.weights.files import files_of, needed_files
 from lynx_engine.weights.lock import LockedFile, add_to_lock, alone, read_lock
-from lynx_engine.weights.origins import HubFolder, ReleaseFile
+from lynx_engine.weights.origins import HubFolder, ReleaseFile, WeightFile, WeightSet
 from lynx_engine.weights.sources import (
     OUTCOME,
     RemoteFile,
@@ -35,7 +35,7 @@ from lynx_engine.weights.stamps import (
 )
 
 if TYPE_CHECKING:
-    from lynx_engine.variants.spec import VariantSpec, WeightFile
+    from lynx_engine.variants.spec import VariantSpec
 
 _REPLACE = "Move it away, or run with --replace to fetch the source's over it."
 
@@ -91,7 +91,7 @@ class PullReport:
 
 
 def pull(
-    specs: Sequence[VariantSpec],
+    specs: Sequence[VariantSpec | WeightSet],
     models_dir: ModelFolders,
     options: PullOptions,
     observer: PullObserver,
@@ -99,7 +99,7 @@ def pull(
     """Fetch what the variants need and is not here.
 
     Args:
-        specs: Variants whose weights are downloaded.
+        specs: Variants whose weights are downloaded, and sets of weights of their own.
         models_dir: Where they belong.
         options: How.
         observer: Told of progress.
@@ -140,7 +140,7 @@ class _Pull:
         self._kept: list[str] = []
         self._right: dict[str, LockedFile] = {}  # here, right, and not listed so
 
-    def run(self, specs: Sequence[VariantSpec]) -> PullReport:
+    def run(self, specs: Sequence[VariantSpec | WeightSet]) -> PullReport:
         files = self._describe(specs)
         self._check_stated(files)
         missing = self._missing(files)
@@ -160,7 +160,7 @@ class _Pull:
         sizes = {f.name: (self._models_dir / f.name).stat().st_size for f in missing}
         return PullReport(sizes, tuple(self._adopted), tuple(self._kept))
 
-    def _describe(self, specs: Sequence[VariantSpec]) -> list[RemoteFile]:
+    def _describe(self, specs: Sequence[VariantSpec | WeightSet]) -> list[RemoteFile]:
         """Ask the sources; entries that are here, listed and right are not asked for."""
         files: dict[str, RemoteFile] = {}
         seen: set[str] = set()
@@ -181,7 +181,7 @@ class _Pull:
             files |= {file.name: file for file in found}
         return list(files.values())
 
-    def _is_whole(self, spec: VariantSpec, weight: WeightFile) -> bool:
+    def _is_whole(self, spec: VariantSpec | WeightSet, weight: WeightFile) -> bool:
         try:
             names = {*files_of(weight, needed_files(spec, self._models_dir))}
         except RowError:  # an index that cannot be read; its source is asked for a right one

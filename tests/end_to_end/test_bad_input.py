@@ -193,11 +193,20 @@ def test_people_are_not_rendered_without_a_safety_check_or_a_person_who_answers(
 ) -> None:
     content = HEAD.replace("variant: tiny", "variant: lynx_full") + ROW
     workspace.write("m.yaml", content)
+    assert workspace.run("check", "m.yaml").returncode == 0, "open_nsfw is installed for the tests"
+    workspace.write("lynx.toml", 'classifiers = "none"\n')
     done = workspace.run("check", "m.yaml")
     assert done.returncode == 2
+    assert "no safety classifier looks at its frames here" in done.stderr
+    assert "pip install 'lynx_engine[safety]'" in done.stderr
     assert "safety: acknowledged-off" in done.stderr
     workspace.write("m.yaml", content.replace("lynx_full", "lynx_full, safety: acknowledged-off"))
     assert workspace.run("check", "m.yaml").returncode == 0
+    workspace.write("lynx.toml", 'classifiers = ["opennsfw@0.9", "falconsai"]\n')
+    done = workspace.run("check", "m.yaml")
+    assert done.returncode == 2
+    assert "opennsfw@0.9 is laxer than the released program, which flags from 0.75" in done.stderr
+    assert "falconsai is not installed: lynx-engine models pull safety" in done.stderr
 
 
 def test_attention_that_cannot_run_here_is_refused_before_the_work(workspace: Workspace) -> None:

@@ -523,9 +523,9 @@ def test_variants_made_here_have_nothing_to_pull(studio: Workspace) -> None:
 def test_all_pulls_every_variant(hub: Hub, studio: Workspace) -> None:
     fill(hub)
     told = studio.json("models", "pull", "all")
-    assert told["variants"] == ["wan", "lynx_full", "lynx_lite"]
+    assert told["variants"] == ["wan", "lynx_full", "lynx_lite", "safety"]
     assert told["made_here"] == ["tiny", "tiny_lite", "sleeper"]
-    assert here(studio) == {**layout("lynx_full"), **layout("lynx_lite")}
+    assert here(studio) == {**layout("lynx_full"), **layout("lynx_lite"), **layout("safety")}
 
 
 def test_entries_go_where_the_person_keeps_them(hub: Hub, studio: Workspace) -> None:

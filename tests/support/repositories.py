@@ -10,6 +10,7 @@ from tests.support.hub import Hub
 WAN = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
 LYNX = "ByteDance/lynx"
 BASE = "Wan2.1-T2V-14B-Diffusers"
+NSFW = "Falconsai/nsfw_image_detection"
 FACE = "arcface/recognition_arcface_ir_se50.pth"
 RELEASE = "/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth"
 SHARDS = tuple(f"diffusion_pytorch_model-{n:05}-of-00003.safetensors" for n in (1, 2, 3))
@@ -49,14 +50,24 @@ def adapter_files(version: str = "") -> dict[str, bytes]:
     return {"README.md": b"not read", **full, **lite}
 
 
+def classifier_files() -> dict[str, bytes]:
+    """Return the safety classifier's repository: what is read, and what is not."""
+    read = ("config.json", "preprocessor_config.json", "model.safetensors")
+    return {"README.md": b"not read", **{name: noise(f"safety {name}") for name in read}}
+
+
 def fill(hub: Hub) -> tuple[str, str]:
     """Fill a hub with all sources; return the commits of base and adapters."""
     hub.releases[RELEASE] = noise("arcface", 20_000)
+    hub.commit(NSFW, classifier_files())
     return hub.commit(WAN, base_files()), hub.commit(LYNX, adapter_files())
 
 
 def layout(variant: str, version: str = "") -> dict[str, bytes]:
     """Return what a pull of the variant should put into the models folder."""
+    if variant == "safety":
+        read = {n: data for n, data in classifier_files().items() if n != "README.md"}
+        return {f"safety/nsfw_image_detection/{n}": data for n, data in read.items()}
     unread = ("README.md", "assets/picture.png", "text_encoder/pytorch_model.bin")
     files = {f"{BASE}/{n}": data for n, data in base_files(version).items() if n not in unread}
     if variant != "wan":

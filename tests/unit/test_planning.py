@@ -152,8 +152,9 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
          "in this version sleeper renders without LoRAs; remove loras"),
         ("loras: [{weights: a.st}]", "LoRA a.st cannot be read; check its path"),
         ("variant: tinny", "there is no variant 'tinny', did you mean 'tiny'?"),
-        ("variant: lynx_full", "lynx_full can depict people, and no safety classifier is installed "
-         "in this version. To take responsibility for what is rendered, write safety: "
+        ("variant: lynx_full", "lynx_full can depict people, and no safety classifier looks at "
+         "its frames here. Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models "
+         "pull safety`), or take responsibility for what is rendered: write safety: "
          "acknowledged-off (it is recorded with every clip)"),
         ("variant: tiny_lite, guidance_identity: 2.0", "guidance_identity has no effect: tiny_lite "
          "has no identity branch. Remove it here (in YAML, defaults may hold it for the variants "

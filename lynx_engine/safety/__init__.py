@@ -1,0 +1,1 @@
+"""Looks at finished clips before anybody else does: classifiers, and what their word means."""
