@@ -21,6 +21,7 @@ from prefect.artifacts import (
 )
 
 from lynx_engine.campaign import Campaign
+from lynx_engine.gate import likeness_in_words
 from lynx_engine.jobs import PlannedJob
 from lynx_engine.results import Failed, Rendered, RenderResult
 
@@ -89,8 +90,12 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
     }
     match result:
         case Rendered(_, _, worker):
-            seconds = sum(worker.stages_s.values())
-            return {**row, "result": "rendered", "device": worker.device, "s": f"{seconds:.1f}"}
+            seconds = f"{sum(worker.stages_s.values()):.1f}"
+            told = {**row, "result": "rendered", "device": worker.device, "s": seconds}
+            if not result.low_identity:
+                return told
+            likeness = likeness_in_words(job.gate, planned.best_score, planned.first_try)
+            return {**told, "result": "low identity", "why": likeness}
         case Failed(code, message):
             return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
         case _:

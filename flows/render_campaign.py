@@ -94,6 +94,7 @@ def render_all(campaign: Campaign) -> State[None]:
             _render_shards(campaign)
     summary = campaign.summary()
     told = f"{summary.rendered} rendered, {summary.failed} failed, {summary.interrupted} left"
+    told += f", {summary.low_identity} low identity" if summary.low_identity else ""
     return Failed(message=told) if summary.exit_code else Completed(message=told)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.dispatch import Dispatcher, Model, NoDeviceError, Turn, model_of
@@ -30,7 +29,9 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
-from lynx_engine.jobs import PlannedJob, RenderPlan, Status
+from lynx_engine.gate import at_try, gate_of, score_of
+from lynx_engine.history import Past, without_finished
+from lynx_engine.jobs import PlannedJob, RenderPlan
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
 from lynx_engine.pool.protocol import FINISHING
@@ -177,7 +178,7 @@ class Campaign:
             self._dispatcher.end(turn)
             if bad:
                 self._block(bad[0], "rows that failed on it come out well on others", bad[1])
-            return self._publisher.publish(turn.planned, draft)
+            return self._publish(turn, draft, tries)
         except DeviceLostError as error:
             self._block(turn.device, str(error), ())
             return Again(elsewhere=True)
@@ -186,6 +187,33 @@ class Campaign:
         finally:
             # Not before a failure was judged: a device that is bad gets no further row.
             self._dispatcher.end(turn)
+
+    def _publish(self, turn: Turn, draft: ClipDraft, tries: Tries) -> RenderResult | Again:
+        """Publish or set aside a clip, as the identity gate says; the row may try another seed."""
+        planned, likeness = turn.planned, draft.findings.likeness
+        gate = gate_of(planned.job)
+        if gate is None or likeness is None:
+            return self._publisher.publish(planned, draft)
+        verdict = gate.judge(
+            likeness,
+            best=planned.best_score,
+            try_number=planned.first_try,
+            last_try=planned.last_try,
+        )
+        if not verdict.is_kept:
+            result = self._publisher.set_aside(planned, draft)
+        else:
+            weak = not verdict.passes
+            result = self._publisher.publish(planned, draft, low_identity=weak)
+            planned = replace(planned, best_score=score_of(likeness))
+        turn.planned = planned
+        if not verdict.goes_on:
+            return result
+        tries.start_over()
+        turn.planned = replace(
+            planned, attempt=planned.attempt + 1, first_try=planned.first_try + 1
+        )
+        return Again()
 
     def _render(self, turn: Turn) -> ClipDraft:
         job = turn.planned.job
@@ -205,7 +233,11 @@ class Campaign:
             self._observer.stage(job, stage, done, total)
 
         try:
-            return self._pool.render(turn.device, RenderTask(job, face, path), tell)
+            asked = at_try(job, turn.planned.first_try)
+            draft = self._pool.render(turn.device, RenderTask(asked, face, path), tell)
+            if job.gate and draft.findings.likeness is None:
+                raise RowError(ErrorCode.FACE, _unscored(turn.device))
+            return draft
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
             raise
@@ -308,6 +340,13 @@ class Campaign:
         )
 
 
+def _unscored(device: str) -> str:
+    return (
+        f"the clip was rendered on {device} and not scored, so the identity gate cannot pass it. "
+        "Have the evaluator installed where the row renders, and run `lynx-engine retry`."
+    )
+
+
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, RowError):
         return error.transient
@@ -339,7 +378,9 @@ def open_campaign(
         PausedError: If the disk cannot be read or written.
     """
     with pausing(lock.folder):
-        plan = _without_finished(plan, lock.folder)
+        known = read_history(lock.folder / LOG_FOLDER)
+        clips = intact_clips(lock.folder / CLIPS_FOLDER, known)
+        plan = without_finished(plan, Past(known.latest, known.by_job, known.attempts, clips))
         campaign = Campaign(
             plan, pool, lock=lock, settings=settings, faces=faces, observer=observer
         )
@@ -349,22 +390,3 @@ def open_campaign(
     finally:
         campaign.close()
     logger.info("%s: %d rendered", plan.campaign, campaign.summary().rendered)
-
-
-def _without_finished(plan: RenderPlan, folder: Path) -> RenderPlan:
-    history = read_history(folder / LOG_FOLDER)
-    intact = intact_clips(folder / CLIPS_FOLDER, history)
-    finished = {
-        job_id
-        for job_id, past in history.by_job.items()
-        if past.status is Status.RENDERED and past.clip in intact
-    }
-    return replace(
-        plan,
-        to_run=tuple(
-            replace(planned, attempt=history.attempts.get(planned.job.job_id, 0) + 1)
-            for planned in plan.to_run
-            if planned.job.job_id not in finished
-        ),
-        done=(*plan.done, *(p.job for p in plan.to_run if p.job.job_id in finished)),
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +87,15 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         clips=intact_clips(folder / CLIPS_FOLDER, history),
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
+        evaluator=_evaluator_name(settings.evaluator),
     )
+
+
+def _evaluator_name(setting: str) -> str:
+    """Return what scores likeness on this machine, "" without one."""
+    if setting not in {"auto", "dlib"} or find_spec("face_recognition_models") is None:
+        return ""
+    return f"dlib {version('dlib-bin')}" if find_spec("dlib") is not None else ""
 
 
 def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:

@@ -49,6 +49,8 @@ def command(
     has_speed = bool((records.get_column("speed") != EXACT).any()) or bool(
         (records.get_column("loras") != "").any()
     )
+    # As with the shortcut: a column for those who have a gate.
+    has_gate = bool((records.get_column("gate") != "").any())
     shown = records.select(
         pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
         "status",
@@ -56,10 +58,12 @@ def command(
         "prompt_name",
         "seed",
         "variant",
+        *([pl.col("gate_try"), pl.col("identity_mean").round(2)] if has_gate else []),
         *([speed.alias("shortcuts")] if has_speed else []),
         pl.col("total_s").round(1),
         pl.col("job_id").str.head(8),
     )
-    headers = (*_HEADERS[:6], *(["speed"] if has_speed else []), *_HEADERS[6:])
+    gate = ("try", "likeness") if has_gate else ()
+    headers = (*_HEADERS[:6], *gate, *(["speed"] if has_speed else []), *_HEADERS[6:])
     show_table(name, headers, shown.iter_rows())
     say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")

@@ -227,7 +227,7 @@ def test_retry_runs_failed_quarantined_and_low_identity_rows_only() -> None:
     low = attempt(one, Status.LOW_IDENTITY)
     everything = RetryFilter()
     assert retried(everything, low, dead) == {
-        1: "retry: low identity",
+        1: "retry: low identity unknown",
         2: "retry: failed before (worker_died)",
     }
     assert retried(RetryFilter(statuses=frozenset({"quarantined"})), low, dead).keys() == {2}
