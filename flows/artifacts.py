@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from lynx_engine.campaign import Campaign
 from lynx_engine.gate import likeness_in_words
 from lynx_engine.jobs import PlannedJob
-from lynx_engine.results import Failed, Rendered, RenderResult
+from lynx_engine.results import Failed, Likeness, Rendered, RenderResult
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +89,29 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
         "variant": job.variant,
     }
     match result:
-        case Rendered(_, _, worker):
-            seconds = f"{sum(worker.stages_s.values()):.1f}"
-            told = {**row, "result": "rendered", "device": worker.device, "s": seconds}
-            if not result.low_identity:
+        case Rendered(_, _, worker, findings, low_identity):
+            told = {
+                **row,
+                "result": "low identity" if low_identity else "rendered",
+                "device": worker.device,
+                "s": f"{sum(worker.stages_s.values()):.1f}",
+                "likeness": _likeness(findings.likeness),
+            }
+            if not low_identity:
                 return told
-            likeness = likeness_in_words(job.gate, planned.best_score, planned.first_try)
-            return {**told, "result": "low identity", "why": likeness}
+            # The score of the clip that is published, not that of the latest seed.
+            why = likeness_in_words(job.gate, planned.best_score, planned.first_try)
+            return {**told, "likeness": "", "why": why}
         case Failed(code, message):
             return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
         case _:
             return {**row, "result": "interrupted", "device": "", "s": ""}
+
+
+def _likeness(likeness: Likeness | None) -> str:
+    if likeness is None:
+        return ""
+    return "no face" if likeness.mean is None else f"{likeness.mean:.2f}"
 
 
 def _update(shown: object, campaign: Campaign) -> None:

@@ -28,7 +28,7 @@ from lynx_engine.errors import (
     RowError,
     pausing,
 )
-from lynx_engine.faces import SubjectFaces
+from lynx_engine.faces import SubjectFaces, SubjectLikeness
 from lynx_engine.gate import at_try, gate_of, score_of
 from lynx_engine.history import Past, without_finished
 from lynx_engine.jobs import PlannedJob, RenderPlan
@@ -75,6 +75,7 @@ class Campaign:
         self._pool = pool
         self._preflight = faces
         self._faces = SubjectFaces(faces, pool)
+        self._likeness = SubjectLikeness(faces, settings.evaluator)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
@@ -205,7 +206,7 @@ class Campaign:
         else:
             weak = not verdict.passes
             result = self._publisher.publish(planned, draft, low_identity=weak)
-            planned = replace(planned, best_score=score_of(likeness))
+            planned = replace(planned, best_score=score_of(likeness.mean))
         turn.planned = planned
         if not verdict.goes_on:
             return result
@@ -222,6 +223,7 @@ class Campaign:
         if model_of(job) in self._broken:
             raise RowError(ErrorCode.WEIGHTS, self._broken[model_of(job)])
         face = self._faces.face_of(job, turn.device)
+        likeness = self._likeness.likeness_of(job)
         name = f"{job.job_id[:12]}-a{turn.planned.attempt}-{secrets.token_hex(8)}.mp4"
         path = self._publisher.drafts / name
         # Made here, so that nobody else's file or link can stand under this name.
@@ -234,9 +236,9 @@ class Campaign:
 
         try:
             asked = at_try(job, turn.planned.first_try)
-            draft = self._pool.render(turn.device, RenderTask(asked, face, path), tell)
+            draft = self._pool.render(turn.device, RenderTask(asked, face, path, likeness), tell)
             if job.gate and draft.findings.likeness is None:
-                raise RowError(ErrorCode.FACE, _unscored(turn.device))
+                raise RowError(ErrorCode.SCORE, _unscored(turn.device))
             return draft
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not

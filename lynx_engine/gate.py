@@ -113,7 +113,7 @@ class IdentityGate:
         """
         if self.passes(likeness):
             return Verdict(passes=True, is_kept=True, goes_on=False)
-        is_better = self.keep == "best" and best is not None and score_of(likeness) > best
+        is_better = self.keep == "best" and best is not None and score_of(likeness.mean) > best
         return Verdict(
             passes=False, is_kept=best is None or is_better, goes_on=try_number < last_try
         )
@@ -174,9 +174,9 @@ def same_recogniser(evaluator: str, spec: VariantSpec) -> str:
     )
 
 
-def score_of(likeness: Likeness) -> float:
-    """Return the number that tries are compared by: the mean, or `NO_FACE`."""
-    return NO_FACE if likeness.mean is None else likeness.mean
+def score_of(mean: float | None) -> float:
+    """Return the number that tries are compared by: the mean likeness, or `NO_FACE`."""
+    return mean if mean is not None and math.isfinite(mean) else NO_FACE
 
 
 def likeness_in_words(gate: str, best: float | None, tries: int) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
+from lynx_engine.identity.evaluators import evaluator_name
 from lynx_engine.jobs import PastResult
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.models.lora_file import (
@@ -50,6 +50,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     """
     settings = settings or load_settings()
     check_entries(settings.model_paths)
+    evaluator = evaluator_name(settings.evaluator)
     photos: dict[str, tuple[PhotoFacts, ...]] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
     for subject in manifest.subjects.values():
@@ -87,15 +88,8 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         clips=intact_clips(folder / CLIPS_FOLDER, history),
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
-        evaluator=_evaluator_name(settings.evaluator),
+        evaluator=evaluator,
     )
-
-
-def _evaluator_name(setting: str) -> str:
-    """Return what scores likeness on this machine, "" without one."""
-    if setting not in {"auto", "dlib"} or find_spec("face_recognition_models") is None:
-        return ""
-    return f"dlib {version('dlib-bin')}" if find_spec("dlib") is not None else ""
 
 
 def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:

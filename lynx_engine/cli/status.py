@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from lynx_engine.cli.options import AnyCampaignArgument, JsonOption
 if TYPE_CHECKING:
     import polars as pl
 
+    from lynx_engine.cli.likeness import LikenessSummary
     from lynx_engine.cli.running import Running
     from lynx_engine.jobs import PastResult
     from lynx_engine.settings import Settings
@@ -29,12 +30,14 @@ class Standing:
         failures: The failed and quarantined ones.
         low_identity: Those whose published clip is under the identity gate.
         superseded: Requests left out because the manifest does not ask for them any more.
+        likeness: How alike its clips are, by evaluator.
     """
 
     counts: dict[str, int]
     failures: list[dict[str, object]]
     low_identity: list[dict[str, object]]
     superseded: int
+    likeness: list[LikenessSummary]
 
 
 def command(
@@ -45,7 +48,7 @@ def command(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what renders now, count rows by outcome, and name the failures.
+    """Say what renders now, count rows by outcome, tell likeness, and name the failures.
 
     A manifest counts the requests it makes now; a name counts all that were ever made.
     """
@@ -79,6 +82,10 @@ def command(
             "campaigns": {name: standing.counts for name, standing in standings.items()},
             "failures": _listed({name: s.failures for name, s in standings.items()}),
             "low_identity": _listed({name: s.low_identity for name, s in standings.items()}),
+            "likeness": {
+                name: [asdict(one) for one in standing.likeness]
+                for name, standing in standings.items()
+            },
             "superseded": {name: standing.superseded for name, standing in standings.items()},
             "running": as_json(running),
             "damaged": [] if damage is None else [str(problem) for problem in damage.problems],
@@ -109,6 +116,8 @@ def _tell(standings: dict[str, Standing], running: list[Running], settings: Sett
     rows = ((name, *standing.counts.values()) for name, standing in standings.items())
     show_table("", ("campaign", *words), rows)
     for name, standing in standings.items():
+        for likeness in standing.likeness:
+            say(f"{name}: {likeness}")
         for failure in standing.failures:
             fatal = "quarantined: " if failure["status"] == "quarantined" else ""
             say(f"{failure['where']}: {fatal}{failure['code']}: {failure['message']}")
@@ -153,6 +162,7 @@ def _requests_of(given: str, settings: Settings) -> frozenset[str] | str | None:
 
 
 def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
+    from lynx_engine.cli.likeness import summarise_likeness
     from lynx_engine.history import QUARANTINED, status_word
     from lynx_engine.jobs import Status
     from lynx_engine.provenance.store import history_of
@@ -173,7 +183,7 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
             failures.append({"where": where[job_id], "job_id": job_id, **told})
         if past.status is Status.LOW_IDENTITY:
             weak.append({"where": where[job_id], "job_id": job_id, **_likeness(past)})
-    return Standing(counts, failures, weak, superseded)
+    return Standing(counts, failures, weak, superseded, summarise_likeness(log, wanted))
 
 
 def _likeness(past: PastResult) -> dict[str, object]:

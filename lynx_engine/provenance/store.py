@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lynx_engine.digest import digest_bytes
 from lynx_engine.errors import DamagedError, ErrorCode, Problem
-from lynx_engine.gate import NO_FACE
+from lynx_engine.gate import score_of
 from lynx_engine.jobs import PUBLISHED, REQUEST_FIELDS, PastResult, RowKey, Status
 from lynx_engine.provenance.files import (
     DIGEST_CHARACTERS,
@@ -379,7 +379,7 @@ class _GatePast(NamedTuple):
             return self._replace(tries=number)
         if status != Status.LOW_IDENTITY:
             return _GatePast(number, clip, None)
-        return _GatePast(number, clip, NO_FACE if mean is None else mean)
+        return _GatePast(number, clip, score_of(mean))
 
 
 _UNTRIED = _GatePast(0, "", None)

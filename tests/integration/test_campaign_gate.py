@@ -188,7 +188,7 @@ def test_a_clip_that_nobody_scored_fails_its_row_and_is_not_kept(tmp_path: Path)
     summary = run(tmp_path, ScriptedPool(), first_plan(job))
     assert tries(tmp_path, 5) == [(1, "failed", 1, None, False)]
     (why,) = summary.failures.values()
-    assert why.startswith("face: the clip was rendered on cpu and not scored")
+    assert why.startswith("score: the clip was rendered on cpu and not scored")
     assert clips(tmp_path) == set()
     assert list((tmp_path / "outputs/trial/.drafts").iterdir()) == []
 

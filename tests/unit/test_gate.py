@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_text_that_no_gate_writes_is_no_gate(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "passes"), [(0.55, True), (1.0, True), (0.5499, False), (-0.3, False), (None, False)]
+    ("mean", "passes"),
+    [(0.55, True), (1.0, True), (0.5499, False), (-0.3, False), (None, False), (math.nan, False)],
 )
 def test_the_bar_itself_passes_and_a_clip_without_a_face_does_not(
     mean: float | None, passes: bool
@@ -126,7 +128,8 @@ RENDERED = Verdict(passes=True, is_kept=True, goes_on=False)
         ("best", 0.3, 0.3, False), ("best", 0.2, 0.3, False),
         ("best", None, None, True), ("best", None, NO_FACE, False),
         ("best", None, -0.4, False), ("best", -0.4, NO_FACE, True),
-        ("first", -0.4, NO_FACE, False),
+        ("first", -0.4, NO_FACE, False), ("best", math.nan, None, True),
+        ("best", math.nan, NO_FACE, False), ("best", 0.1, score_of(math.nan), True),
     ],
 )  # fmt: skip
 def test_a_weak_clip_is_kept_if_it_is_the_first_or_better_than_the_best(
@@ -185,7 +188,5 @@ def test_how_far_a_row_came_is_told_in_words() -> None:
     gate = str(GATE)
     assert likeness_in_words(gate, 0.4149, 3) == "0.41 of 0.55 after 3 seeds"
     assert likeness_in_words(gate, 0.5499, 2) == "0.54 of 0.55 after 2 seeds"
-    assert (
-        likeness_in_words(gate, score_of(likeness(None)), 1) == "no face seen, of 0.55 after 1 seed"
-    )
+    assert likeness_in_words(gate, score_of(None), 1) == "no face seen, of 0.55 after 1 seed"
     assert likeness_in_words("", None, 1) == "unknown"
