@@ -21,6 +21,7 @@ from prefect.artifacts import (
 )
 
 from lynx_engine.campaign import Campaign
+from lynx_engine.gate import likeness_in_words
 from lynx_engine.jobs import PlannedJob
 from lynx_engine.results import Failed, Likeness, Rendered, RenderResult, Withheld
 
@@ -88,14 +89,19 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
         "variant": job.variant,
     }
     match result:
-        case Rendered(_, _, worker, findings):
-            return {
+        case Rendered(_, _, worker, findings, low_identity):
+            told = {
                 **row,
-                "result": "rendered",
+                "result": "low identity" if low_identity else "rendered",
                 "device": worker.device,
                 "s": f"{sum(worker.stages_s.values()):.1f}",
                 "likeness": _likeness(findings.likeness),
             }
+            if not low_identity:
+                return told
+            # The score of the clip that is published, not that of the latest seed.
+            why = likeness_in_words(job.gate, planned.best_score, planned.first_try)
+            return {**told, "likeness": "", "why": why}
         case Failed(code, message):
             return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
         case Withheld(message):

@@ -95,6 +95,7 @@ def render_all(campaign: Campaign) -> State[None]:
     summary = campaign.summary()
     told = f"{summary.rendered} rendered, {summary.failed} failed, {summary.interrupted} left"
     told += f", {summary.withheld} withheld" if summary.withheld else ""
+    told += f", {summary.low_identity} low identity" if summary.low_identity else ""
     return Failed(message=told) if summary.exit_code else Completed(message=told)
 
 

@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 from lynx_engine import results
 from lynx_engine.campaign import Campaign
 from lynx_engine.dispatch import Turn
+from lynx_engine.gate import likeness_in_words
 
 # `job_id` and the log decide what is done; a Prefect cache would be a second opinion.
 
@@ -26,6 +27,11 @@ from lynx_engine.dispatch import Turn
 def render_row(campaign: Campaign, turn: Turn) -> State[None]:
     """Render one row; the task's state is the row's."""
     match campaign.render_row(turn):
+        case results.Rendered(low_identity=True):
+            # Completed: the clip is there, and no attempt of Prefect's would better it.
+            row = turn.planned
+            likeness = likeness_in_words(row.job.gate, row.best_score, row.first_try)
+            return Completed(message=f"low identity {likeness}: {row.job.clip_name}")
         case results.Rendered(clip):
             return Completed(message=clip)
         case results.Withheld(message):

@@ -15,7 +15,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.dispatch import Dispatcher, Model, NoDeviceError, Turn, model_of
@@ -30,9 +29,10 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
-from lynx_engine.history import lacks_check
+from lynx_engine.gate import at_try, gate_of, score_of
+from lynx_engine.history import Past, without_finished
 from lynx_engine.identity.vault import open_vault
-from lynx_engine.jobs import PlannedJob, RenderPlan, Status
+from lynx_engine.jobs import PlannedJob, RenderPlan
 from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
@@ -183,7 +183,7 @@ class Campaign:
             self._dispatcher.end(turn)
             if bad:
                 self._block(bad[0], "rows that failed on it come out well on others", bad[1])
-            return self._publisher.publish(turn.planned, draft)
+            return self._publish(turn, draft, tries)
         except DeviceLostError as error:
             self._block(turn.device, str(error), ())
             return Again(elsewhere=True)
@@ -192,6 +192,33 @@ class Campaign:
         finally:
             # Not before a failure was judged: a device that is bad gets no further row.
             self._dispatcher.end(turn)
+
+    def _publish(self, turn: Turn, draft: ClipDraft, tries: Tries) -> RenderResult | Again:
+        """Publish or set aside a clip, as the identity gate says; the row may try another seed."""
+        planned, likeness = turn.planned, draft.findings.likeness
+        gate = gate_of(planned.job)
+        if gate is None or likeness is None:
+            return self._publisher.publish(planned, draft)
+        verdict = gate.judge(
+            likeness,
+            best=planned.best_score,
+            try_number=planned.first_try,
+            last_try=planned.last_try,
+        )
+        if not verdict.is_kept:
+            result = self._publisher.set_aside(planned, draft)
+        else:
+            weak = not verdict.passes
+            result = self._publisher.publish(planned, draft, low_identity=weak)
+            planned = replace(planned, best_score=score_of(likeness.mean))
+        turn.planned = planned
+        if not verdict.goes_on:
+            return result
+        tries.start_over()
+        turn.planned = replace(
+            planned, attempt=planned.attempt + 1, first_try=planned.first_try + 1
+        )
+        return Again()
 
     def _render(self, turn: Turn) -> ClipDraft:
         job = turn.planned.job
@@ -212,7 +239,11 @@ class Campaign:
             self._observer.stage(job, stage, done, total)
 
         try:
-            return self._pool.render(turn.device, RenderTask(job, face, path, likeness), tell)
+            asked = at_try(job, turn.planned.first_try)
+            draft = self._pool.render(turn.device, RenderTask(asked, face, path, likeness), tell)
+            if job.gate and draft.findings.likeness is None:
+                raise RowError(ErrorCode.SCORE, _unscored(turn.device))
+            return draft
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
             raise
@@ -315,6 +346,13 @@ class Campaign:
         )
 
 
+def _unscored(device: str) -> str:
+    return (
+        f"the clip was rendered on {device} and not scored, so the identity gate cannot pass it. "
+        "Have the evaluator installed where the row renders, and run `lynx-engine retry`."
+    )
+
+
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, RowError):
         return error.transient
@@ -347,7 +385,9 @@ def open_campaign(
         RefusedError: If something that is no folder stands where faces are kept.
     """
     with pausing(lock.folder):
-        plan = _without_finished(plan, lock.folder)
+        known = read_history(lock.folder / LOG_FOLDER)
+        clips = intact_clips(lock.folder / CLIPS_FOLDER, known)
+        plan = without_finished(plan, Past(known.latest, known.by_job, known.attempts, clips))
         vault = open_vault(settings)
         campaign = Campaign(
             plan,
@@ -367,26 +407,3 @@ def open_campaign(
     finally:
         campaign.close()
     logger.info("%s: %d rendered", plan.campaign, campaign.summary().rendered)
-
-
-def _without_finished(plan: RenderPlan, folder: Path) -> RenderPlan:
-    history = read_history(folder / LOG_FOLDER)
-    intact = intact_clips(folder / CLIPS_FOLDER, history)
-    ended = ((p.job, history.by_job.get(p.job.job_id)) for p in plan.to_run)
-    finished = {
-        job.job_id
-        for job, past in ended
-        if past is not None
-        and past.status is Status.RENDERED
-        and past.clip in intact
-        and not lacks_check(job, past)
-    }
-    return replace(
-        plan,
-        to_run=tuple(
-            replace(planned, attempt=history.attempts.get(planned.job.job_id, 0) + 1)
-            for planned in plan.to_run
-            if planned.job.job_id not in finished
-        ),
-        done=(*plan.done, *(p.job for p in plan.to_run if p.job.job_id in finished)),
-    )

@@ -55,11 +55,12 @@ def estimate_bytes(plan: RenderPlan, sizes: Mapping[ClipForm, float], *, devices
     Args:
         plan: What would run.
         sizes: From `measured_sizes`.
-        devices: Rows that render at a time; each has a draft of the largest clip at worst.
+        devices: Rows that render at a time; each has a draft of the largest clip at worst. Of the
+            seeds that the identity gate may take, each leaves a record, and one a clip.
     """
     clips = [_clip_bytes(planned.job, sizes) for planned in plan.to_run]
     drafts = min(devices, len(clips)) * max(clips, default=0.0)
-    return round(sum(clips) + drafts) + RECORD_BYTES * len(clips)
+    return round(sum(clips) + drafts) + RECORD_BYTES * plan.most_renderings
 
 
 def check_space(

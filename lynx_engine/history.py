@@ -6,12 +6,13 @@ The past is a few mappings taken from the log; nothing here reads it, and nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
 from lynx_engine.errors import ErrorCode
+from lynx_engine.gate import likeness_in_words, shares_of
 from lynx_engine.jobs import (
     PUBLISHED,
     REQUEST_FIELDS,
@@ -20,6 +21,7 @@ from lynx_engine.jobs import (
     PlannedJob,
     Reason,
     RenderJob,
+    RenderPlan,
     RowKey,
     Status,
 )
@@ -108,7 +110,7 @@ def sort_by_past(
         attempt = past.by_job.get(job.job_id)
         verdict = _judge(job, attempt, past.clips, predecessors)
         if retry is not None and attempt is not None and retry.selects(job, attempt):
-            verdict = (Reason.RETRY, f"retry: {_ending(attempt)}")
+            verdict = (Reason.RETRY, f"retry: {_ending(job, attempt)}")
         elif retry is not None and isinstance(verdict, tuple):
             continue
         if verdict is None:
@@ -121,8 +123,66 @@ def sort_by_past(
             number = past.attempts.get(job.job_id, 0) + 1
             charged = None if reason is Reason.RETRY else attempt
             deaths = 0 if charged is None else charged.deaths
-            to_run.append(PlannedJob(job, reason, why, number, deaths))
+            planned = PlannedJob(job, reason, why, number, deaths)
+            to_run.append(with_seeds(planned, attempt, past.clips))
     return to_run, done, held
+
+
+def with_seeds(planned: PlannedJob, past: PastResult | None, clips: Collection[str]) -> PlannedJob:
+    """Return a job with the seeds that it may take now.
+
+    It goes on after the last seed that was rendered, unless the clip that the seeds before left is
+    gone, or was never checked: then it begins with the first.
+
+    Args:
+        planned: The job.
+        past: Its latest attempt, None if there is none.
+        clips: File names of the clips that are there.
+    """
+    shares = shares_of(planned.job)
+    is_lost = past is None or past.best_score is None or past.clip not in clips
+    if past is None or is_lost or lacks_check(planned.job, past):
+        return replace(planned, first_try=1, last_try=shares.last_try(0), best_score=None)
+    return replace(
+        planned,
+        first_try=past.tries + 1,
+        last_try=shares.last_try(past.tries),
+        best_score=past.best_score,
+    )
+
+
+def without_finished(plan: RenderPlan, past: Past) -> RenderPlan:
+    """Return a plan as it stands now: without the rows that another run has finished since.
+
+    Attempts and seeds of the others are counted anew, as a record may have been put in place.
+    """
+    to_run: list[PlannedJob] = []
+    finished: list[RenderJob] = []
+    weak: list[RenderJob] = []
+    for planned in plan.to_run:
+        job = planned.job
+        latest = past.by_job.get(job.job_id)
+        if latest is not None and _is_finished(planned, latest, past.clips):
+            finished.append(job)
+            weak += [job] if latest.status is Status.LOW_IDENTITY else []
+        else:
+            numbered = replace(planned, attempt=past.attempts.get(job.job_id, 0) + 1)
+            to_run.append(with_seeds(numbered, latest, past.clips))
+    return replace(
+        plan,
+        to_run=tuple(to_run),
+        done=(*plan.done, *finished),
+        low_identity=(*plan.low_identity, *weak),
+    )
+
+
+def _is_finished(planned: PlannedJob, past: PastResult, clips: Collection[str]) -> bool:
+    if past.clip not in clips or lacks_check(planned.job, past):
+        return False
+    if past.status is not Status.LOW_IDENTITY:
+        return past.status is Status.RENDERED
+    is_asked_again = planned.reason is Reason.RETRY and past.tries < planned.last_try
+    return shares_of(planned.job).is_through(past.tries) and not is_asked_again
 
 
 class _Predecessors:
@@ -195,15 +255,33 @@ def _judge(
     if attempt is None:
         return _new_or_changed(job, predecessors.find(job))
     if attempt.status in PUBLISHED:
-        if attempt.clip not in clips:
-            return (Reason.MISSING_CLIP, f"clip missing: {attempt.clip} is no longer in outputs")
-        return (Reason.UNCHECKED, _UNCHECKED) if lacks_check(job, attempt) else None
+        return _judge_published(job, attempt, clips)
     if attempt.status is Status.WITHHELD:
         return "withheld by the safety check; it runs again when its request changes"
     if status_word(attempt) == QUARANTINED:
         return f"quarantined: {_message(attempt)}; `lynx-engine retry` runs it again"
     interrupted = attempt.status is Status.INTERRUPTED
-    return (Reason.INTERRUPTED if interrupted else Reason.FAILED, _ending(attempt))
+    return (Reason.INTERRUPTED if interrupted else Reason.FAILED, _ending(job, attempt))
+
+
+def _judge_published(
+    job: RenderJob, attempt: PastResult, clips: frozenset[str]
+) -> tuple[Reason, str] | None:
+    """Return why a job with a published clip runs, None if nothing is left to do."""
+    if attempt.clip not in clips:
+        return (Reason.MISSING_CLIP, f"clip missing: {attempt.clip} is no longer in outputs")
+    if lacks_check(job, attempt):
+        return (Reason.UNCHECKED, _UNCHECKED)
+    return _more_seeds(job, attempt)
+
+
+def _more_seeds(job: RenderJob, attempt: PastResult) -> tuple[Reason, str] | None:
+    """Return why a job whose clip is there runs: its gate was stopped amid its seeds."""
+    shares = shares_of(job)
+    if attempt.status is Status.RENDERED or shares.is_through(attempt.tries):
+        return None
+    left = shares.last_try(attempt.tries) - attempt.tries
+    return (Reason.LOW_IDENTITY, f"{_tries_in_words(job, attempt)}, {left} left")
 
 
 def lacks_check(job: RenderJob, attempt: PastResult) -> bool:
@@ -251,10 +329,16 @@ def _short(value: str | float | None, other: str | float | None) -> str:
     return value if value.isprintable() and value and " " not in value else repr(value)
 
 
-def _ending(attempt: PastResult) -> str:
+def _ending(job: RenderJob, attempt: PastResult) -> str:
     if attempt.status is Status.FAILED:
         return f"failed before ({_message(attempt)})"
-    return attempt.status.value.replace("_", " ")
+    if attempt.status is Status.LOW_IDENTITY:
+        return f"low {_tries_in_words(job, attempt)}"
+    return attempt.status.value
+
+
+def _tries_in_words(job: RenderJob, attempt: PastResult) -> str:
+    return f"identity {likeness_in_words(job.gate, attempt.best_score, attempt.tries)}"
 
 
 def _message(attempt: PastResult) -> str:

@@ -211,11 +211,15 @@ class PastResult:
         status: How the attempt ended.
         code: Why it failed, or "" when it did not.
         message: The failure in words, or "".
-        clip: File name of the published clip, or "".
+        clip: File name of the clip that this or an earlier attempt published, or "".
         request: `RenderJob.request()` of that time.
         finished_at: UTC, ISO 8601.
         deaths: Times in a row, to the latest attempt, that this request killed its worker.
-        classifiers: Who looked at its frames; "" if nobody did.
+        classifiers: Who looked at the frames of `clip`; "" if nobody did.
+        tries: The latest seed of the identity gate that was rendered, counted from 1; 0 if none
+            was.
+        best_score: Score of `clip` if it is under the identity gate, minus infinity if it shows no
+            face; else None.
     """
 
     job_id: str
@@ -228,6 +232,8 @@ class PastResult:
     finished_at: str
     deaths: int = 0
     classifiers: str = ""
+    tries: int = 0
+    best_score: float | None = None
 
 
 class Reason(StrEnum):
@@ -239,6 +245,7 @@ class Reason(StrEnum):
     UNCHECKED = "not checked"
     FAILED = "failed before"
     INTERRUPTED = "interrupted"
+    LOW_IDENTITY = "low identity"
     RETRY = "retry"
 
 
@@ -253,10 +260,11 @@ class PlannedJob:
         attempt: 1 for the first attempt at this request, counted over all runs.
         deaths: Workers that this request killed in a row before; 0 when a person asked for it
             again.
-        first_try: The first seed of the identity gate to render, counted from 1; the ones before
-            were rendered in an earlier run. Without a gate there is one seed.
+        first_try: The next seed of the identity gate to render, counted from 1; the ones before
+            were rendered. Without a gate there is one seed.
         last_try: The last seed the gate may take.
-        best_score: The published clip's score, if the tries before left one under the gate.
+        best_score: The published clip's score, if the tries before left one under the gate; minus
+            infinity if it shows no face.
     """
 
     job: RenderJob
@@ -304,3 +312,8 @@ class RenderPlan:
     held: tuple[HeldJob, ...]
     low_identity: tuple[RenderJob, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def most_renderings(self) -> int:
+        """How many clips are rendered if none passes the identity gate."""
+        return sum(planned.last_try - planned.first_try + 1 for planned in self.to_run)

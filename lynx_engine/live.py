@@ -66,12 +66,13 @@ class Live:
         host: The machine it runs on.
         started_at: UTC, when the run began.
         rows: Rows of this run.
-        rendered: Rows of this run that have a clip now.
+        rendered: Rows of this run that have a clip now and ended.
         failed: Rows of this run that failed.
         in_flight: Rows that devices work on.
         eta_s: Seconds until the last row ends; None before the first clip, or while stopping.
         stopping: Whether the run was told to stop: no further row begins.
         withheld: Rows of this run whose clip was rendered and not kept.
+        low_identity: The rendered ones whose clip is under the identity gate.
     """
 
     pid: int
@@ -84,6 +85,7 @@ class Live:
     eta_s: float | None
     stopping: bool
     withheld: int = 0
+    low_identity: int = 0
 
     @property
     def ended(self) -> int:
@@ -259,6 +261,10 @@ class LiveProgress:
             in_flight=tuple(self._in_flight.values()),
             eta_s=eta_s,
             stopping=self._stopping,
+            low_identity=sum(
+                isinstance(result, Rendered) and result.low_identity
+                for result in self._results.values()
+            ),
         )
 
     def _count(self, kind: type[RenderResult]) -> int:

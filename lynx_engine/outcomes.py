@@ -40,7 +40,7 @@ class CampaignSummary:
     Attributes:
         campaign: Campaign name.
         run_id: Id of this run in the records.
-        rendered: Rows whose clip was published by this run.
+        rendered: Rows whose clip this run published, those under the identity gate not counted.
         done_before: Rows that were done already.
         failed: Rows that failed, are quarantined, or could not be planned.
         interrupted: Rows left for the next run.
@@ -48,7 +48,8 @@ class CampaignSummary:
         paused: Why the campaign cannot go on now, or "".
         stopped_by: Number of the signal that ended the run early, or 0.
         withheld: Rows whose clip was rendered and not kept, by this run or an earlier one.
-        low_identity: Rows whose published clip is under the identity gate, likewise.
+        low_identity: Rows whose published clip is under the identity gate, likewise; those of an
+            earlier run are among `done_before`, too.
         failures: Clip name -> code and message, of failed and withheld rows.
         blocked: Device -> why it got no further row.
         adopted: Clips of a killed run whose record was still to be put in place.
@@ -146,6 +147,7 @@ class Outcomes:
         """Return `summary` with what is counted here, of `planned` rows."""
         results = self.results()
         clips = [result for _, result in results if isinstance(result, Rendered)]
+        weak = sum(clip.low_identity for clip in clips)
         withheld = sum(isinstance(result, Withheld) for _, result in results)
         failures = {
             row.job.clip_name: f"{result.code}: {result.message}"
@@ -159,10 +161,10 @@ class Outcomes:
         }
         return replace(
             summary,
-            rendered=len(clips),
+            rendered=len(clips) - weak,
             failed=summary.failed + len(failures),
             withheld=summary.withheld + withheld,
-            low_identity=summary.low_identity + sum(clip.low_identity for clip in clips),
+            low_identity=summary.low_identity + weak,
             interrupted=planned - len(clips) - len(failures) - withheld,
             bugs=self.bugs,
             failures={**failures, **told},

@@ -14,14 +14,9 @@ from typing import TypeVar
 
 from lynx_engine.dispatch import work_of
 from lynx_engine.errors import Problem, RefusedError, nearest
+from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
 from lynx_engine.history import Past, RetryFilter, sort_by_past
-from lynx_engine.jobs import (
-    PastResult,
-    PlannedJob,
-    RenderJob,
-    RenderPlan,
-    RowKey,
-)
+from lynx_engine.jobs import PastResult, PlannedJob, RenderJob, RenderPlan, RowKey, Status
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
 from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
@@ -71,6 +66,7 @@ class PlanFacts:
         clips: File names in the campaign's clips folder.
         face_detector: Name of what finds faces on this machine.
         classifiers: Who looks at finished frames here, as settings name them; () if nobody does.
+        evaluator: Name of the recogniser that scores likeness on this machine; "" without one.
     """
 
     today: date
@@ -91,6 +87,7 @@ class PlanFacts:
     clips: frozenset[str] = frozenset()
     face_detector: str = ""
     classifiers: tuple[str, ...] = ()
+    evaluator: str = ""
 
 
 def plan_renders(
@@ -132,11 +129,15 @@ def plan_renders(
     to_run, done, held = sort_by_past(jobs, past, retry)
     _check_selection(selection, jobs)
     to_run = _in_running_order([p for p in to_run if _is_selected(p.job, selection)])
+    done = [job for job in done if _is_selected(job, selection)]
     return RenderPlan(
         campaign=manifest.campaign,
         to_run=tuple(to_run if limit is None else to_run[: max(limit, 0)]),
-        done=tuple(job for job in done if _is_selected(job, selection)),
+        done=tuple(done),
         held=tuple(h for h in held if _is_selected(h.job, selection)),
+        low_identity=tuple(
+            job for job in done if facts.by_job[job.job_id].status is Status.LOW_IDENTITY
+        ),
         problems=in_file_order(drafting.row_problems),
     )
 
@@ -178,9 +179,14 @@ class _Drafting:
         self._recipes: dict[WrittenSettings, tuple[Recipe | None, tuple[Fault, ...]]] = {}
         self._subjects: dict[str, tuple[Problem, ...]] = {}
         self._unwritten: set[str] = set()
-        if manifest.gate is not None:
-            text = "the identity gate is not available in this version; remove identity"
-            self.refused = (*self.refused, Problem(manifest.gate.where, text))
+        self._gate = ""
+        if (gate := manifest.gate) is None:
+            return
+        if facts.evaluator:
+            asked = IdentityGate(gate.min_score, gate.attempts, gate.keep, facts.evaluator)
+            self._gate = str(asked)
+        else:
+            self.refused = (*self.refused, Problem(gate.where, NO_EVALUATOR))
 
     @property
     def row_problems(self) -> tuple[Problem, ...]:
@@ -192,7 +198,7 @@ class _Drafting:
         jobs: dict[str, RenderJob] = {}
         for row in self._manifest.rows:
             recipe = self._recipe(row)
-            problems = self._subject_problems(row, recipe)
+            problems = (*self._subject_problems(row, recipe), *self._gate_problems(recipe))
             self._problems.update(dict.fromkeys(problems))
             if recipe is None or problems:
                 continue
@@ -259,6 +265,13 @@ class _Drafting:
             )
         return self._subjects[row.subject]
 
+    def _gate_problems(self, recipe: Recipe | None) -> tuple[Problem, ...]:
+        """Return why the gate cannot judge a variant."""
+        gate, evaluator = self._manifest.gate, self._facts.evaluator
+        if gate is None or recipe is None or not conditions_too(evaluator, recipe.spec):
+            return ()
+        return (Problem(gate.where, same_recogniser(evaluator, recipe.spec)),)
+
     def _job(self, row: Row, recipe: Recipe) -> RenderJob:
         subject = None
         if row.subject is not None and recipe.spec.uses_subject:
@@ -297,6 +310,7 @@ class _Drafting:
             label=recipe.label,
             codec=recipe.codec,
             crf=recipe.crf,
+            gate="" if subject is None else self._gate,
         )
 
 

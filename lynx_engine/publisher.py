@@ -48,14 +48,23 @@ class Publisher:
         self._unfolded = 0
         self._mode = 0o666 & ~_umask()
 
-    def publish(self, planned: PlannedJob, draft: ClipDraft) -> Rendered:
-        """Give a checked clip its name, with its record.
+    def publish(
+        self, planned: PlannedJob, draft: ClipDraft, *, low_identity: bool = False
+    ) -> Rendered:
+        """Give a checked clip its name, with its record; a clip of that name is replaced.
+
+        Args:
+            planned: The row.
+            draft: Its clip.
+            low_identity: Whether the clip is under the identity gate.
 
         Raises:
             OSError: If the disk refuses; then there is neither a new clip nor a record.
             PausedError: If it refuses once the clip has its name.
         """
-        result = Rendered(planned.job.clip_name, draft.clip, draft.worker, draft.findings)
+        result = Rendered(
+            planned.job.clip_name, draft.clip, draft.worker, draft.findings, low_identity
+        )
         record = make_record(
             planned,
             result,
@@ -81,7 +90,21 @@ class Publisher:
                 # in place.
                 raise PausedError(f"{error.filename or self._log}: {error.strerror}") from error
             self._count()
-        logger.info("rendered %s on %s", result.clip, result.worker.device)
+        told = "low identity" if low_identity else "rendered"
+        logger.info("%s %s on %s", told, result.clip, result.worker.device)
+        return result
+
+    def set_aside(self, planned: PlannedJob, draft: ClipDraft) -> Rendered:
+        """Record a clip under the identity gate that is no better than the published one.
+
+        Raises:
+            OSError: If the disk refuses; then there is no record.
+        """
+        result = Rendered("", draft.clip, draft.worker, draft.findings, low_identity=True)
+        try:
+            self.record(planned, result, started_at=draft.started_at)
+        finally:
+            draft.path.unlink(missing_ok=True)
         return result
 
     def record(self, planned: PlannedJob, result: RenderResult, *, started_at: datetime) -> None:
@@ -101,6 +124,8 @@ class Publisher:
                 logger.warning("withheld %s: %s", clip, result.message)
             case Interrupted():
                 logger.warning("interrupted %s", clip)
+            case Rendered("", low_identity=True):
+                logger.info("low identity %s, no better than the one before", clip)
             case Rendered():
                 raise ValueError(f"{clip} has a clip; it is published")
         record = make_record(

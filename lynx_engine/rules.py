@@ -62,6 +62,11 @@ class Tries:
         self.deaths = self.spoiled = 0
         self.pardoned = True
 
+    def start_over(self) -> None:
+        """Forget failures: the row has rendered, and takes the next seed of the identity gate."""
+        self.deaths = self.transient = self.spoiled = 0
+        self.pardoned = False
+
     def after(self, code: ErrorCode, *, transient: bool) -> Again | None:
         """Count a failure and say whether the row runs again.
 

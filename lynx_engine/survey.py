@@ -51,7 +51,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     """
     settings = settings or load_settings()
     check_entries(settings.model_paths)
-    evaluator_name(settings.evaluator)  # refuses one that is not installed
+    evaluator = evaluator_name(settings.evaluator)
     photos: dict[str, tuple[PhotoFacts, ...]] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
     for subject in manifest.subjects.values():
@@ -90,6 +90,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         today=datetime.now(UTC).date(),
         face_detector=detector_name(),
         classifiers=installed_classifiers(settings),
+        evaluator=evaluator,
     )
 
 

@@ -50,6 +50,8 @@ def command(
     has_speed = bool((records.get_column("speed") != EXACT).any()) or bool(
         (records.get_column("loras") != "").any()
     )
+    # As with the shortcut: a column for those who have a gate.
+    has_gate = bool((records.get_column("gate") != "").any())
     is_scored = bool(records.get_column("face_share").is_not_null().any())
     shown = records.select(
         pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
@@ -58,12 +60,14 @@ def command(
         "prompt_name",
         "seed",
         "variant",
+        *([pl.col("gate_try")] if has_gate else []),
         *([speed.alias("shortcuts")] if has_speed else []),
         *([likeness_column()] if is_scored else []),
         pl.col("total_s").round(1),
         pl.col("job_id").str.head(8),
     )
+    gate = ("try",) if has_gate else ()
     extra = (*(["speed"] if has_speed else []), *(["likeness"] if is_scored else []))
-    headers = (*_HEADERS[:6], *extra, *_HEADERS[6:])
+    headers = (*_HEADERS[:6], *gate, *extra, *_HEADERS[6:])
     show_table(name, headers, shown.iter_rows())
     say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")

@@ -92,15 +92,38 @@ def command(
     eta = eta_in_words(ahead, forecaster)
     say(
         f"{plan.campaign}: {len(plan.to_run)} to render, {len(plan.done)} done"
+        + (f" ({len(plan.low_identity)} low identity)" if plan.low_identity else "")
         + (f", {len(plan.held)} held" if plan.held else "")
         + (f", {len(plan.problems)} problems" if plan.problems else "")
         + (f"; about {bytes_in_words(disk)} of disk" if plan.to_run else "")
         + (f"; {eta}" if plan.to_run and eta else "")
     )
+    if told := gate_in_words(plan):
+        say(told)
     for warning in warnings_of(kinds, ahead):
         note(warning)
     for problem in plan.problems:
         note(str(problem))
+
+
+def gate_in_words(plan: RenderPlan) -> str:
+    """Return what the identity gate asks for and may cost, "" without one."""
+    from lynx_engine.gate import gate_of
+
+    jobs = (*(p.job for p in plan.to_run), *plan.done, *(held.job for held in plan.held))
+    gate = next((gate for gate in map(gate_of, jobs) if gate is not None), None)
+    if gate is None:
+        return ""
+    most = f"up to {gate.attempts} seeds" if gate.attempts > 1 else "1 seed"
+    told = (
+        f"identity gate: {gate.min_score:g}, {most}, {gate.keep} kept, scored by {gate.evaluator}"
+    )
+    seeds = plan.most_renderings
+    if seeds > len(plan.to_run):
+        told += (
+            f"; up to {seeds} renderings for {len(plan.to_run)} rows, the times are for one each"
+        )
+    return told
 
 
 def _shortcuts(job: RenderJob) -> str:
@@ -121,6 +144,8 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
                 "reason": p.reason,
                 "why": p.why,
                 "attempt": p.attempt,
+                "first_try": p.first_try,
+                "last_try": p.last_try,
                 # All but the photo's digest, by which a log could be searched for a face.
                 "request": {k: v for k, v in p.job.request().items() if k != "subject_digest"},
             }
@@ -130,6 +155,8 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
         "done": [
             {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip} for job in plan.done
         ],
+        "low_identity": [job.job_id for job in plan.low_identity],
+        "most_renderings": plan.most_renderings,
         "disk_bytes": disk,
         "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
         "problems": [{"where": p.where, "text": p.text} for p in plan.problems],

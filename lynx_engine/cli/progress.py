@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lynx_engine.cli.console import note, progress_bars, stderr_is_terminal, visible
+from lynx_engine.gate import likeness_in_words
 from lynx_engine.jobs import PlannedJob, RenderJob
 from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 
@@ -56,6 +57,8 @@ class RowLines:
     def _told(self, planned: PlannedJob, result: RenderResult) -> str:
         took_s = time.monotonic() - self._started.get(planned.job.job_id, time.monotonic())
         match result:
+            case Rendered(low_identity=True):
+                return f"{low_identity_in_words(planned)} ({took_s:.1f} s)"
             case Rendered(clip):
                 return f"rendered {clip} ({took_s:.1f} s)"
             case Failed(code, message):
@@ -109,14 +112,16 @@ class RowBars:
                 self._tell_above(f"failed {clip}: {result.code}: {result.message}")
             elif isinstance(result, Withheld):
                 self._tell_above(f"withheld {clip}: {result.message}")
+            elif isinstance(result, Rendered) and result.low_identity:
+                self._tell_above(low_identity_in_words(planned), style="yellow")
             self._tell_all()
 
     def stopping(self, drain_s: float) -> None:
         """Say what a stop waits for, above the bars."""
         self._progress.console.print(_stopping(drain_s), markup=False)
 
-    def _tell_above(self, text: str) -> None:
-        self._progress.console.print(visible(text), style="red", markup=False)
+    def _tell_above(self, text: str, *, style: str = "red") -> None:
+        self._progress.console.print(visible(text), style=style, markup=False)
 
     def _tell_all(self) -> None:
         under_way = sum(
@@ -130,6 +135,13 @@ class RowBars:
         self._progress.update(
             self._all, description="campaign", completed=ended * _ROW + under_way, told=told
         )
+
+
+def low_identity_in_words(planned: PlannedJob) -> str:
+    """Return how a row ended whose clip is under the identity gate."""
+    job = planned.job
+    likeness = likeness_in_words(job.gate, planned.best_score, planned.first_try)
+    return f"low identity {job.clip_name}: {likeness}"
 
 
 def _serving(address: str) -> str:

@@ -242,8 +242,11 @@ def _check_attention(plan: RenderPlan, settings: Settings, devices: Iterable[str
 def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool) -> str:
     """Return how a run ended, for a person; `manifest` stands in the advice."""
     lines: list[str] = []
-    if summary.rendered or summary.failures or summary.interrupted:
+    # Without an id, the weak clips are of earlier runs.
+    weak_now = bool(summary.run_id and summary.low_identity)
+    if summary.rendered or summary.failures or summary.interrupted or weak_now:
         parts = [f"{summary.rendered} rendered"]
+        parts += [f"{summary.low_identity} low identity"] if summary.low_identity else []
         parts += [f"{summary.failed} failed"] if summary.failed else []
         parts += [f"{summary.withheld} withheld"] if summary.withheld else []
         parts += [f"{summary.interrupted} left"] if summary.interrupted else []
@@ -273,7 +276,17 @@ def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool
     elif any(not why.startswith(MENDED_BY_HAND) for why in summary.failures.values()):
         name = shlex.quote(str(manifest))
         lines.append(f"`lynx-engine retry {name}` tries the failed rows again.")
+    if summary.low_identity and not (summary.paused or summary.stopped_by):
+        lines += _weak_lines(summary.low_identity, shlex.quote(str(manifest)))
     return "\n".join(lines)
+
+
+def _weak_lines(count: int, manifest: str) -> list[str]:
+    clips = "1 clip is" if count == 1 else f"{count} clips are"
+    return [
+        f"{clips} under the identity gate; `lynx-engine status {manifest}` tells how far.",
+        f"`lynx-engine retry {manifest} --status low_identity` tries further seeds.",
+    ]
 
 
 def failure_lines(failures: Mapping[str, str]) -> list[str]:

@@ -57,6 +57,7 @@ def describe(running: Running, now: datetime) -> str:
     parts = [f"{live.ended}/{live.rows} rows"]
     parts += [f"{live.failed} failed"] if live.failed else []
     parts += [f"{live.withheld} withheld"] if live.withheld else []
+    parts += [f"{live.low_identity} low identity"] if live.low_identity else []
     parts += [f"ETA {duration_in_words(live.eta_s)}"] if live.eta_s is not None else []
     doing = "stopping, rendering" if live.stopping else "rendering"
     return f"{running.campaign}: {doing} since {_moment(live.started_at, now)}: {', '.join(parts)}"

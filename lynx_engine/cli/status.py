@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lynx_engine.cli.likeness import LikenessSummary
     from lynx_engine.cli.running import Running
+    from lynx_engine.jobs import PastResult
     from lynx_engine.settings import Settings
 
 EXAMPLE = "Example: lynx-engine status quickstart --watch"
@@ -27,12 +28,14 @@ class Standing:
     Attributes:
         counts: Status as `retry` knows it -> requests whose latest attempt ended so.
         failures: The failed, withheld and quarantined ones.
+        low_identity: Those whose published clip is under the identity gate.
         superseded: Requests left out because the manifest does not ask for them any more.
         likeness: How alike its clips are, by evaluator.
     """
 
     counts: dict[str, int]
     failures: list[dict[str, object]]
+    low_identity: list[dict[str, object]]
     superseded: int
     likeness: list[LikenessSummary]
 
@@ -77,11 +80,8 @@ def command(
     say_json(
         {
             "campaigns": {name: standing.counts for name, standing in standings.items()},
-            "failures": [
-                {"campaign": name, **failure}
-                for name, standing in standings.items()
-                for failure in standing.failures
-            ],
+            "failures": _listed({name: s.failures for name, s in standings.items()}),
+            "low_identity": _listed({name: s.low_identity for name, s in standings.items()}),
             "likeness": {
                 name: [asdict(one) for one in standing.likeness]
                 for name, standing in standings.items()
@@ -93,6 +93,10 @@ def command(
     )
     if damage is not None:
         raise typer.Exit(damage.exit_code)
+
+
+def _listed(rows: dict[str, list[dict[str, object]]]) -> list[dict[str, object]]:
+    return [{"campaign": name, **row} for name, mine in rows.items() for row in mine]
 
 
 def _tell(standings: dict[str, Standing], running: list[Running], settings: Settings) -> None:
@@ -118,6 +122,8 @@ def _tell(standings: dict[str, Standing], running: list[Running], settings: Sett
             kind = {"quarantined": f"quarantined: {failure['code']}", "withheld": "withheld"}
             why = kind.get(str(failure["status"]), failure["code"])
             say(f"{failure['where']}: {why}: {failure['message']}")
+        for weak in standing.low_identity:
+            say(f"{weak['where']}: low identity: {weak['clip']}: {weak['likeness']}")
         if standing.superseded:
             left = f"{standing.superseded} recorded request{'s' * (standing.superseded > 1)}"
             say(f"{name}: {left} that the manifest does not make now, not counted.")
@@ -165,6 +171,7 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
     where = dict(zip(log["job_id"], log["where"], strict=True))  # the latest one stays
     counts = dict.fromkeys((*(status.value for status in Status), QUARANTINED), 0)
     failures: list[dict[str, object]] = []
+    weak: list[dict[str, object]] = []
     superseded = 0
     for job_id, past in history_of(log).by_job.items():
         if wanted is not None and job_id not in wanted:
@@ -175,4 +182,15 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
         if word in {Status.FAILED.value, Status.WITHHELD.value, QUARANTINED}:
             told = {"status": word, "code": past.code, "message": past.message}
             failures.append({"where": where[job_id], "job_id": job_id, **told})
-    return Standing(counts, failures, superseded, summarise_likeness(log, wanted))
+        if past.status is Status.LOW_IDENTITY:
+            weak.append({"where": where[job_id], "job_id": job_id, **_likeness(past)})
+    return Standing(counts, failures, weak, superseded, summarise_likeness(log, wanted))
+
+
+def _likeness(past: PastResult) -> dict[str, object]:
+    """Return how far a clip came; a score of null means that it shows no face."""
+    from lynx_engine.gate import NO_FACE, likeness_in_words
+
+    score = None if past.best_score == NO_FACE else past.best_score
+    told = likeness_in_words(str(past.request["gate"]), past.best_score, past.tries)
+    return {"clip": past.clip, "score": score, "tries": past.tries, "likeness": told}

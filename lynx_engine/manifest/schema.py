@@ -344,8 +344,8 @@ class GateEntry(StrictModel):
     """Keep a clip only if its faces resemble the subject photo."""
 
     min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _key(
-        "Least similarity that passes.",
-        unit="cosine",
+        "Least mean likeness that passes.",
+        unit="score",
         default="required",
         required=True,
         example=0.55,
@@ -354,7 +354,7 @@ class GateEntry(StrictModel):
         "Seeds tried at most.", default="1", example=3
     )
     keep: Literal["best", "first"] | None = _key(
-        "Which attempt is published: the best one, or the first that passes.",
+        "Which clip stays if none passes: the best one, or the first.",
         default="best",
         example="best",
     )

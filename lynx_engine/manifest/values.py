@@ -134,9 +134,9 @@ class Gate:
     """The identity gate: keep a clip only if its faces resemble the subject photo.
 
     Attributes:
-        min_score: Least cosine similarity that passes, 0 to 1.
+        min_score: Least mean likeness that passes, 0 to 1 on the evaluator's scale.
         attempts: Seeds tried at most for one row.
-        keep: Which attempt is published: the `best` one, or the `first` that passes.
+        keep: Which clip stays published if none passes: the `best` one, or the `first`.
         where: File and line.
     """
 

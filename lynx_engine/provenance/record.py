@@ -8,6 +8,7 @@ from datetime import datetime
 from math import isfinite
 
 from lynx_engine.errors import ErrorCode
+from lynx_engine.gate import reseed
 from lynx_engine.jobs import PlannedJob, Status
 from lynx_engine.provenance.environment import keyed_digest, read_environment
 from lynx_engine.provenance.schema import ProvenanceRecord
@@ -60,8 +61,8 @@ def make_record(
         "consent": job.consent,
         "safety": job.safety,
         "memory": job.memory,
-        "rendered_seed": job.seed,
-        "gate_try": 1,
+        "rendered_seed": reseed(job.seed, planned.first_try),
+        "gate_try": planned.first_try,
         "total_s": (finished_at - started_at).total_seconds(),
     }
     return ProvenanceRecord(**columns)  # pyright: ignore[reportArgumentType]  # checked by the parquet schema

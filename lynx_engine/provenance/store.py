@@ -13,11 +13,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lynx_engine.digest import digest_bytes
 from lynx_engine.errors import DamagedError, ErrorCode, Problem
-from lynx_engine.jobs import REQUEST_FIELDS, PastResult, RowKey, Status
+from lynx_engine.gate import score_of
+from lynx_engine.jobs import PUBLISHED, REQUEST_FIELDS, PastResult, RowKey, Status
 from lynx_engine.provenance.files import (
     DIGEST_CHARACTERS,
     FOLDED,
@@ -326,31 +327,34 @@ def history_of(log: pl.DataFrame) -> History:
     """
     history = History({}, {}, {}, {})
     deaths: dict[str, int] = {}
+    gates: dict[str, _GatePast] = {}
     ends = log["finished_at"].dt.to_string("iso:strict").to_list()
     rows = zip(
-        _rows(
-            log, "job_id", "status", "code", "message", "clip", "clip_bytes", "safety_classifiers"
-        ),
+        _rows(log, "job_id", "status", "code", "message", "clip", "clip_bytes"),
         _rows(log, *RowKey._fields),
         _rows(log, *REQUEST_FIELDS),
+        _rows(log, "gate_try", "identity_mean", "safety_classifiers"),
         ends,
         strict=True,
     )
-    for facts, names, request, finished_at in rows:
-        job_id, status, code, message, clip, clip_bytes, classifiers = facts
+    for facts, names, request, tried, ended in rows:
+        job_id, status, code, message, clip, clip_bytes = facts
         is_death = status == Status.FAILED and code == ErrorCode.WORKER_DIED
         deaths[job_id] = deaths.get(job_id, 0) + 1 if is_death else 0
+        gate = gates[job_id] = gates.get(job_id, _UNTRIED).after(status, clip, *tried)
         past = PastResult(
             job_id=job_id,
             row_key=RowKey(*names),
             status=Status(status),
             code=code,
             message=message,
-            clip=clip,
+            clip=gate.clip,
             request=dict(zip(REQUEST_FIELDS, request, strict=True)),
-            finished_at=finished_at,
+            finished_at=ended,
             deaths=deaths[job_id],
-            classifiers=classifiers,
+            classifiers=gate.classifiers,
+            tries=gate.tries,
+            best_score=gate.score,
         )
         history.latest[past.row_key] = past
         history.by_job[job_id] = past
@@ -359,6 +363,31 @@ def history_of(log: pl.DataFrame) -> History:
         charged = past.status is not Status.INTERRUPTED
         history.attempts[job_id] = history.attempts.get(job_id, 0) + charged
     return history
+
+
+class _GatePast(NamedTuple):
+    """What the attempts at a request have left: the latest seed rendered, the published clip."""
+
+    tries: int
+    clip: str
+    score: float | None
+    classifiers: str
+
+    def after(
+        self, status: str, clip: str, number: int, mean: float | None, classifiers: str
+    ) -> _GatePast:
+        """Return what is left after one attempt more."""
+        if status not in PUBLISHED:
+            return self
+        # Not the largest one: a row whose clip was lost begins again with the first seed.
+        if not clip:
+            return self._replace(tries=number)
+        if status != Status.LOW_IDENTITY:
+            return _GatePast(number, clip, None, classifiers)
+        return _GatePast(number, clip, score_of(mean), classifiers)
+
+
+_UNTRIED = _GatePast(0, "", None, "")
 
 
 def _rows(log: pl.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:

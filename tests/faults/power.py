@@ -178,6 +178,11 @@ def nothing_unsafe(moment: Moment) -> World:
     return _world(moment, (), lambda _safe, _written: b"")
 
 
+def as_written(moment: Moment) -> World:
+    """Return what a killed process leaves on a disk that goes on: all that it had done."""
+    return _world(moment, moment.pending, lambda _safe, written: written)
+
+
 def names_without_bytes(moment: Moment) -> World:
     """Return what file systems did that wrote names before bytes: empty files in place."""
     return _world(moment, moment.pending, lambda _safe, _written: b"")

@@ -15,7 +15,7 @@ import numpy as np
 
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.jobs import PlannedJob, RenderJob
-from lynx_engine.results import RenderResult
+from lynx_engine.results import Findings, Likeness, RenderResult
 from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 from tests.support.jobs import make_sleeper_job, rendered
 
@@ -36,6 +36,7 @@ class ScriptedPool:
 
     Attributes:
         faults: Seed -> what happens instead of rendering.
+        likeness: Rendered seed -> what scoring its clip finds.
         on_render: Called before each rendering with the device; may raise.
         on_face: Called while a face is embedded.
         on_load: Called while a model is loaded.
@@ -51,6 +52,7 @@ class ScriptedPool:
     on_render: Callable[[str, RenderTask], None] = lambda *_: None
     on_face: Callable[[str], None] = lambda _: None
     on_load: Callable[[str], None] = lambda _: None
+    likeness: Mapping[int, Likeness | None] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -82,7 +84,8 @@ class ScriptedPool:
         result = rendered(task.job)
         digest = hashlib.sha256(content).hexdigest()
         facts = replace(result.facts, bytes=len(content), digest=digest)
-        return ClipDraft(task.draft, facts, result.worker, datetime.now(UTC))
+        findings = Findings(likeness=self.likeness.get(task.job.seed))
+        return ClipDraft(task.draft, facts, result.worker, datetime.now(UTC), findings)
 
     def abandon(self) -> None:
         self.abandoned = True

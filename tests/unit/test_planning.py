@@ -290,10 +290,64 @@ def test_a_fault_of_the_whole_file_is_refused_even_when_bad_rows_are_skipped() -
             )  # fmt: skip
 
 
-def test_the_identity_gate_is_refused_in_this_version() -> None:
-    assert letters(
-        "rows: [{subject: host, text: x, variant: tiny}]\nidentity: {min_score: 0.5}"
-    ) == ["m.yaml:6: the identity gate is not available in this version; remove identity"]
+GATED = "identity: {min_score: 0.55, attempts: 3}\n"
+SCORING = replace(FACTS, evaluator="dlib 20.0 (BSL-1.0)")
+
+
+def test_a_gate_on_a_machine_without_a_recogniser_that_scores_is_refused_at_its_line() -> None:
+    assert letters("rows: [{subject: host, text: x, variant: tiny}]\n" + GATED) == [
+        "m.yaml:6: the identity gate needs a recogniser that scores likeness, and this machine has "
+        "none; run pip install 'lynx_engine[score]', and have the setting evaluator allow it, or "
+        "remove identity"
+    ]
+
+
+def test_a_gate_whose_recogniser_conditions_the_variant_is_refused_once_at_its_line() -> None:
+    facts = replace(FACTS, evaluator="facexlib 0.3.0")
+    body = "rows:\n" + "".join(
+        f"  - {{subject: host, text: x, seed: {n}, variant: lynx_lite, safety: acknowledged-off}}\n"
+        for n in (1, 2)
+    )
+    assert letters(body + GATED, facts) == [
+        "m.yaml:8: lynx_lite is conditioned by the recogniser that would score it, facexlib 0.3.0; "
+        "set evaluator to another one (dlib comes with pip install 'lynx_engine[score]'), or "
+        "remove identity"
+    ]
+
+
+def test_a_gate_stands_in_the_requests_of_rows_with_a_subject_and_in_no_other() -> None:
+    body = (
+        "defaults: {safety: acknowledged-off}\nrows:\n"
+        "  - {subject: host, text: x, variant: tiny}\n"
+        "  - {subject: host, text: x, variant: wan}\n"
+    )
+    free = {p.job.variant: p for p in plan(body, SCORING).to_run}
+    gated = {p.job.variant: p for p in plan(GATED + body, SCORING).to_run}
+    assert {v: p.job.gate for v, p in gated.items()} == {
+        "tiny": "0.55, 3 seeds, best; by dlib 20.0 (BSL-1.0)",
+        "wan": "",
+    }
+    assert gated["wan"].job.job_id == free["wan"].job.job_id
+    assert gated["tiny"].job.job_id != free["tiny"].job.job_id
+    assert {v: (p.first_try, p.last_try) for v, p in gated.items()} == {
+        "tiny": (1, 3),
+        "wan": (1, 1),
+    }
+    assert {p.job.gate for p in free.values()} == {""}
+
+
+def test_ids_without_a_gate_do_not_depend_on_who_could_score() -> None:
+    body = "rows: [{subject: host, text: x, variant: tiny}]"
+    ids = {plan(body, facts).to_run[0].job.job_id for facts in (FACTS, SCORING)}
+    assert len(ids) == 1
+
+
+def test_a_plan_counts_the_renderings_it_comes_to_at_most() -> None:
+    body = (
+        "rows: [{subject: host, text: x, variant: tiny}, {subject: robo, text: y, variant: tiny}]"
+    )
+    assert plan(body, SCORING).most_renderings == 2
+    assert plan(GATED + body, SCORING).most_renderings == 6
 
 
 def test_a_lora_enters_the_job_by_its_digest_and_its_file_for_the_worker() -> None:

@@ -98,6 +98,7 @@ def test_rendered_rows_whose_clips_are_there_are_done() -> None:
     again = plan(facts=after(attempt(first), attempt(second, Status.LOW_IDENTITY)))
     assert again.to_run == ()
     assert [job.job_id for job in again.done] == [first.job_id, second.job_id]
+    assert [job.job_id for job in again.low_identity] == [second.job_id]
 
 
 def test_a_missing_clip_is_rendered_again() -> None:
@@ -227,7 +228,7 @@ def test_retry_runs_failed_quarantined_and_low_identity_rows_only() -> None:
     low = attempt(one, Status.LOW_IDENTITY)
     everything = RetryFilter()
     assert retried(everything, low, dead) == {
-        1: "retry: low identity",
+        1: "retry: low identity unknown",
         2: "retry: failed before (worker_died)",
     }
     assert retried(RetryFilter(statuses=frozenset({"quarantined"})), low, dead).keys() == {2}
