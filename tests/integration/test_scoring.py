@@ -391,6 +391,19 @@ def test_insightface_pack_scores_by_the_cosine_of_its_own_embeddings(tmp_path: P
     assert "made_here/w600k_r50.onnx (non-commercial research only)" in likeness.evaluator
 
 
+def test_scoring_leaves_the_other_cores_to_the_render(tmp_path: Path) -> None:
+    import cv2
+
+    cv2.setNumThreads(2)
+    path = tmp_path / "insightface" / "models" / "made_here" / "w600k_r50.onnx"
+    write_recogniser(path)
+    render(tmp_path, face_job("right", frames=2), target_of(face_job("right"), "insightface"))
+    assert cv2.getNumThreads() == 1
+    evaluator: Any = choose_evaluator("insightface")
+    options = evaluator._network.session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+
+
 def test_network_of_a_pack_that_recognises_nobody_is_named(tmp_path: Path) -> None:
     from tests.integration.test_insightface import write_detector
 

@@ -10,13 +10,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from lynx_engine.errors import ErrorCode, RefusedError, RowError
 from lynx_engine.identity import evaluators
+from lynx_engine.identity.align import identity_crop
 from lynx_engine.identity.detect import Face, find_faces
 from lynx_engine.identity.evaluators import (
     DlibEvaluator,
     Evaluator,
+    FacexlibEvaluator,
     InsightfaceEvaluator,
     calibrated,
     choose_evaluator,
@@ -24,8 +27,10 @@ from lynx_engine.identity.evaluators import (
     resolve_setting,
     threshold_of,
 )
+from lynx_engine.models.arcface import build_face_encoder
 from tests.support.faces import shipped
 from tests.support.renders import astronaut
+from tests.support.weights import face_tensors, list_pickle
 
 Picture = npt.NDArray[np.uint8]
 
@@ -199,6 +204,26 @@ def test_name_tells_versions_and_licences_and_loads_no_network() -> None:
     )
     assert done.stdout.startswith("dlib 20.")
     assert "(BSL-1.0, CC0-1.0)" in done.stdout
+
+
+def test_facexlibs_recogniser_scores_by_what_it_would_condition_a_clip_with(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "arcface" / "recognition_arcface_ir_se50.pth"
+    path.parent.mkdir()
+    tensors = face_tensors()
+    torch.save(tensors, path)
+    facexlib = FacexlibEvaluator(path, models_dir=tmp_path)
+    (face,) = find_faces(astronaut())
+    with pytest.raises(RowError, match=r"se50\.pth: a pickle, which is opened only after"):
+        facexlib.embed(astronaut(), face)
+    list_pickle(path, tmp_path)
+    embedding = facexlib.embed(astronaut(), face)
+    encoder = build_face_encoder(tensors, path)
+    assert (embedding == encoder.embed(identity_crop(astronaut(), face.landmarks))).all()
+    assert facexlib.score(embedding, 3 * embedding) == pytest.approx(1)
+    assert facexlib.name.startswith("facexlib ")
+    assert facexlib.threshold is None
 
 
 def test_dlibs_networks_are_loaded_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
