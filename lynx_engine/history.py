@@ -58,8 +58,8 @@ class RetryFilter:
     since: datetime | None = None
 
     def selects(self, job: RenderJob, past: PastResult) -> bool:
-        """Return whether `job`, whose latest attempt is `past`, runs again."""
-        if status_word(past) not in self.statuses:
+        """Return whether `job`, whose latest attempt is `past`, runs again; withheld, never."""
+        if status_word(past) not in self.statuses or past.status is Status.WITHHELD:
             return False
         if self.codes and past.code not in self.codes:
             return False

@@ -300,14 +300,14 @@ def failure_lines(failures: Mapping[str, str]) -> list[str]:
         alike.setdefault(why, []).append(clip)
     lines: list[str] = []
     for why, clips in list(alike.items())[:_REASONS_TOLD]:
+        told = why.removeprefix("withheld: ")
+        ended = "failed" if told == why else "withheld"
         if len(clips) == 1:
-            known = "" if why.startswith("withheld: ") else "failed "
-            lines.append(f"  {known}{clips[0]}: {why}")
+            lines.append(f"  {ended} {clips[0]}: {told}")
             continue
         rest = len(clips) - _CLIPS_NAMED
         named = ", ".join(clips[:_CLIPS_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-        ended = "rows" if why.startswith("withheld: ") else "rows failed"
-        lines.append(f"  {len(clips)} {ended}: {why}\n    {named}")
+        lines.append(f"  {len(clips)} rows {ended}: {told}\n    {named}")
     untold = sum(len(clips) for clips in list(alike.values())[_REASONS_TOLD:])
     if untold:
         lines.append(f"  {untold} rows failed for other reasons; `lynx-engine status` names each.")

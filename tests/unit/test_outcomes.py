@@ -11,7 +11,7 @@ import pytest
 from lynx_engine.errors import ErrorCode, Problem
 from lynx_engine.jobs import HeldJob, RenderPlan
 from lynx_engine.outcomes import CampaignSummary, Outcomes, idle_summary
-from lynx_engine.results import Failed, Interrupted
+from lynx_engine.results import Failed, Interrupted, Withheld
 from tests.support.jobs import make_job, plan_of, planned, rendered
 
 CLIPS = Path("outputs/trial/clips")
@@ -25,6 +25,8 @@ IDLE = idle_summary(plan_of(*JOBS), CLIPS)
     [
         ({}, 0),
         ({"failed": 2}, 1),
+        ({"withheld": 1}, 1),
+        ({"withheld": 1, "interrupted": 4, "paused": "the disk is full"}, 5),
         ({"failed": 1, "bugs": 1}, 3),
         ({"interrupted": 1}, 3),
         ({"interrupted": 4, "paused": "the disk is full"}, 5),
@@ -60,11 +62,14 @@ def test_rows_are_counted_by_how_they_ended_and_the_rest_is_left_for_the_next_ru
     outcomes.add(ROWS[1], Failed(ErrorCode.ENCODER, "ffmpeg exited with 1"))
     outcomes.add(ROWS[2], Failed(ErrorCode.INTERNAL, "a bug"))
     outcomes.add(ROWS[3], Interrupted())
-    summary = outcomes.fill(replace(IDLE, failed=10), planned=6)
-    assert (summary.rendered, summary.failed, summary.interrupted, summary.bugs) == (1, 12, 3, 1)
+    outcomes.add(ROWS[4], Withheld("opennsfw saw 0.9"))
+    summary = outcomes.fill(replace(IDLE, failed=10, withheld=1), planned=6)
+    assert (summary.rendered, summary.failed, summary.interrupted, summary.bugs) == (1, 12, 2, 1)
+    assert summary.withheld == 2
     assert summary.failures == {
         JOBS[1].clip_name: "encoder: ffmpeg exited with 1",
         JOBS[2].clip_name: "internal: a bug",
+        JOBS[4].clip_name: "withheld: opennsfw saw 0.9",
     }
 
 

@@ -17,27 +17,29 @@ from lynx_engine.cli.running import Running, describe, describe_rows
 from lynx_engine.errors import ErrorCode
 from lynx_engine.live import Holder, Live, RowInFlight
 from lynx_engine.outcomes import idle_summary
-from lynx_engine.results import Failed, Interrupted
+from lynx_engine.results import Failed, Interrupted, Withheld
 from lynx_engine.words import duration_in_words
 from tests.support.jobs import make_job, plan_of, planned, rendered
 
 JOB = make_job(subject="host")
-OTHER, THIRD = replace(JOB, seed=2), replace(JOB, seed=3)
+OTHER, THIRD, FOURTH = (replace(JOB, seed=seed) for seed in (2, 3, 4))
 
 
 def test_pipe_gets_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = RowLines(3)
+    lines = RowLines(4)
     lines.stage(JOB, "denoise", 1, 4)
     lines.finished(planned(JOB), rendered(JOB))
     lines.finished(planned(OTHER), Failed(ErrorCode.ENCODER, "no \x1b[2J space"))
     lines.stage(THIRD, "denoise", 1, 4)
     lines.finished(planned(THIRD), Interrupted())
+    lines.finished(planned(FOURTH), Withheld("opennsfw saw 0.9"))
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == (
-        f"[1/3] rendered {JOB.clip_name} (0.0 s)\n"
-        f"[2/3] failed {OTHER.clip_name}: encoder: no \\u001b[2J space\n"
-        f"[3/3] interrupted {THIRD.clip_name}\n"
+        f"[1/4] rendered {JOB.clip_name} (0.0 s)\n"
+        f"[2/4] failed {OTHER.clip_name}: encoder: no \\u001b[2J space\n"
+        f"[3/4] interrupted {THIRD.clip_name}\n"
+        f"[4/4] withheld {FOURTH.clip_name}: opennsfw saw 0.9\n"
     )
 
 
@@ -84,6 +86,30 @@ def test_failure_is_told_above_the_bars_with_markup_as_text() -> None:
     observer, _, screen = bars()
     observer.finished(planned(JOB), Failed(ErrorCode.ENCODER, "[/red] broke"))
     assert "encoder: [/red] broke" in screen.getvalue().replace("\n", "")
+
+
+def test_withheld_clip_is_told_above_the_bars_and_counted_apart_from_failures() -> None:
+    observer, progress, screen = bars()
+    observer.finished(planned(JOB), Withheld("opennsfw saw 0.9 in frame 3"))
+    assert "withheld host-beach" in screen.getvalue().replace("\n", "")
+    assert progress.tasks[0].fields["told"] == "1/2 rows, 1 withheld"
+
+
+def test_withheld_rows_are_told_as_such_and_no_advice_is_to_retry_them() -> None:
+    summary = replace(
+        idle_summary(plan_of(JOB), Path("clips")),
+        withheld=2,
+        failures={f"{n}.mp4": "withheld: opennsfw saw 0.9" for n in range(2)},
+    )
+    told = summary_in_words(summary, Path("m.yaml"), retrying=False)
+    assert told.splitlines()[1:] == [
+        "  2 rows withheld: opennsfw saw 0.9",
+        "    0.mp4, 1.mp4",
+    ]
+    assert told.startswith("trial: 0 rendered, 2 withheld. Clips: ")
+    assert failure_lines({"0.mp4": "withheld: opennsfw saw 0.9"}) == [
+        "  withheld 0.mp4: opennsfw saw 0.9"
+    ]
 
 
 def test_quiet_run_has_no_observer() -> None:

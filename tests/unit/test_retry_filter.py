@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lynx_engine.cli.retry import read_moment
+from lynx_engine.cli.retry import _filter_of, read_moment
+from lynx_engine.errors import RefusedError
 from lynx_engine.history import RetryFilter
 from lynx_engine.jobs import PastResult, Status
 from tests.support.jobs import make_job
@@ -41,6 +43,14 @@ def test_only_rows_that_ended_since_are_selected(finished_at: str, selected: boo
     since = NOW - timedelta(hours=2)
     assert RetryFilter(since=since).selects(JOB, failure(finished_at)) is selected
     assert RetryFilter().selects(JOB, failure(finished_at))
+
+
+def test_withheld_row_is_never_selected_and_asking_for_it_says_why() -> None:
+    flagged = replace(failure("2026-11-22T17:30:00+00:00"), status=Status.WITHHELD, code="safety")
+    every = frozenset(status.value for status in Status)
+    assert not RetryFilter(statuses=every, codes=frozenset({"safety"})).selects(JOB, flagged)
+    with pytest.raises(RefusedError, match="runs again only when its request changes"):
+        _filter_of(["withheld"], [], [], None)
 
 
 def test_since_narrows_the_other_choices_and_widens_none() -> None:
