@@ -11,18 +11,20 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lynx_engine.consent import REQUIRED, is_over, utc_today, warned_word
 from lynx_engine.dispatch import Dispatcher, Model, NoDeviceError, Turn, model_of
 from lynx_engine.errors import (
     PASSING,
     UNWRITABLE,
     AbandonedError,
+    DamagedError,
     DeviceLostError,
     ErrorCode,
     PausedError,
@@ -30,6 +32,7 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
+from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.jobs import PlannedJob, RenderPlan, Status
 from lynx_engine.lock import CampaignLock
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
@@ -64,6 +67,7 @@ class Campaign:
         settings: Settings,
         faces: Preflight,
         observer: Observer,
+        today: Callable[[], date],
     ) -> None:
         """Take what a run needs; see `open_campaign`."""
         self.plan = plan
@@ -76,8 +80,10 @@ class Campaign:
         self._faces = SubjectFaces(faces, pool)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
-        key = make_workspace_key(settings.state_dir)
-        self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
+        self._settings = settings
+        self._today = today
+        self._key = make_workspace_key(settings.state_dir)
+        self._publisher = Publisher(lock.folder, run_id=self.run_id, key=self._key)
         self._health = DeviceHealth()
         self._blocked: dict[str, str] = {}
         self._broken: dict[Model, str] = {}
@@ -187,7 +193,38 @@ class Campaign:
             # Not before a failure was judged: a device that is bad gets no further row.
             self._dispatcher.end(turn)
 
+    def _check_consent(self, turn: Turn) -> None:
+        """Look, before a row's photo is read, whether the right to the face holds at this moment.
+
+        Raises:
+            RowError: If it does not; rows of others go on.
+            PausedError: If nobody can say, as the register of withdrawals is damaged.
+        """
+        job = turn.planned.job
+        if not job.photos:
+            return
+        try:
+            register = read_withdrawals(self._settings)
+        except DamagedError as error:
+            raise PausedError(str(error)) from None
+        taken_back = withdrawn(register, job.subject, job.photo_digests, self._key)
+        if taken_back:
+            raise RowError(ErrorCode.CONSENT, f"{taken_back}.")
+        expires = job.consent_expires
+        if expires is None or not is_over(expires, self._today()):
+            return
+        if self._settings.consent == REQUIRED:
+            text = f"consent of subject '{job.subject}' ended on {expires}, while the campaign ran"
+            advice = "renew it and write the new date in the manifest, or remove the subject."
+            raise RowError(ErrorCode.CONSENT, f"{text}; {advice}")
+        logger.warning(
+            "%s: consent ended on %s; it renders, as consent is warn", job.subject, expires
+        )
+        told = replace(job, consent=warned_word(expires))
+        turn.planned = replace(turn.planned, job=told)
+
     def _render(self, turn: Turn) -> ClipDraft:
+        self._check_consent(turn)
         job = turn.planned.job
         if job.job_id in self._preflight.problems:
             raise RowError(ErrorCode.FACE, self._preflight.problems[job.job_id].text)
@@ -323,6 +360,7 @@ def open_campaign(
     settings: Settings,
     faces: Preflight,
     observer: Observer,
+    today: Callable[[], date] = utc_today,
 ) -> Generator[Campaign]:
     """Give the campaign, without the rows that another run finished since it was planned.
 
@@ -333,6 +371,7 @@ def open_campaign(
         settings: Folders and behaviour.
         faces: Where each subject's face is.
         observer: Who watches.
+        today: Tells the day, UTC, by which consent is judged.
 
     Raises:
         DamagedError: If the log was damaged since the plan was made.
@@ -341,7 +380,13 @@ def open_campaign(
     with pausing(lock.folder):
         plan = _without_finished(plan, lock.folder)
         campaign = Campaign(
-            plan, pool, lock=lock, settings=settings, faces=faces, observer=observer
+            plan,
+            pool,
+            lock=lock,
+            settings=settings,
+            faces=faces,
+            observer=observer,
+            today=today,
         )
     logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
     try:

@@ -79,7 +79,7 @@ def face_problems(
     problems: list[Problem] = []
     for subject in manifest.subjects.values():
         wanted = subjects is None or subject.name in subjects
-        if not wanted or subject.name not in facts.photos or consent_problems(subject, facts.today):
+        if not wanted or subject.name not in facts.photos or consent_problems(subject, facts):
             continue
         for photo, known in zip(subject.images, facts.photos[subject.name], strict=True):
             found = _find_face(photo, known.digest, subject.face)

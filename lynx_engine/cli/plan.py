@@ -99,7 +99,7 @@ def command(
     )
     for warning in warnings_of(kinds, ahead):
         note(warning)
-    for problem in plan.problems:
+    for problem in (*plan.warnings, *plan.problems):
         note(str(problem))
 
 
@@ -132,5 +132,6 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
         ],
         "disk_bytes": disk,
         "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
+        "warnings": [{"where": p.where, "text": p.text} for p in plan.warnings],
         "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
     }

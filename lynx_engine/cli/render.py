@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CLIPS_NAMED = 3
 _REASONS_TOLD = 20
 
-MENDED_BY_HAND = ("face", "image", "lora")
+MENDED_BY_HAND = ("face", "image", "lora", "consent")
 """Failures that come back until the file is another one."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
@@ -112,7 +112,7 @@ def render_manifest(
         return with_memory(plan, "low") if options.low_vram else plan
 
     plan, past = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
-    for problem in plan.problems:
+    for problem in (*plan.warnings, *plan.problems):
         note(str(problem))
     for held in plan.held:
         note(f"{held.job.where}: held: {held.why}")
