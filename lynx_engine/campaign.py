@@ -32,6 +32,7 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
+from lynx_engine.identity.vault import open_vault
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.jobs import PlannedJob, RenderPlan, Status
 from lynx_engine.lock import CampaignLock
@@ -48,6 +49,7 @@ from lynx_engine.survey import CLIPS_FOLDER, intact_clips
 from lynx_engine.worker import RenderTask
 
 if TYPE_CHECKING:
+    from lynx_engine.identity.vault import Vault
     from lynx_engine.pool.protocol import Pool
     from lynx_engine.settings import Settings
     from lynx_engine.worker import ClipDraft
@@ -66,6 +68,7 @@ class Campaign:
         lock: CampaignLock,
         settings: Settings,
         faces: Preflight,
+        vault: Vault,
         observer: Observer,
         today: Callable[[], date],
     ) -> None:
@@ -77,7 +80,7 @@ class Campaign:
         self._lock = lock
         self._pool = pool
         self._preflight = faces
-        self._faces = SubjectFaces(faces, pool)
+        self._faces = SubjectFaces(faces, pool, vault=vault, settings=settings)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         self._settings = settings
@@ -376,18 +379,24 @@ def open_campaign(
     Raises:
         DamagedError: If the log was damaged since the plan was made.
         PausedError: If the disk cannot be read or written.
+        RefusedError: If something that is no folder stands where faces are kept.
     """
     with pausing(lock.folder):
         plan = _without_finished(plan, lock.folder)
+        vault = open_vault(settings)
         campaign = Campaign(
             plan,
             pool,
             lock=lock,
             settings=settings,
             faces=faces,
+            vault=vault,
             observer=observer,
             today=today,
         )
+        expired = vault.remove_expired()
+    if expired:
+        logger.info("forgot %d things kept of faces: their time is over", len(expired))
     logger.info("%s: %d to render, %d done", plan.campaign, len(plan.to_run), len(plan.done))
     try:
         yield campaign

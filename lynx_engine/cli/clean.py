@@ -70,7 +70,10 @@ def command(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Remove drafts, tracebacks and Prefect's database of campaigns that do not render now."""
+    """Remove drafts, tracebacks and Prefect's database of campaigns that do not render now.
+
+    What was computed of faces goes, too, once its days are over.
+    """
     from lynx_engine.cli.console import say_json
     from lynx_engine.cli.records import campaign_named, campaigns_of, settings_for
     from lynx_engine.folders import COPIES_FOLDER
@@ -83,6 +86,7 @@ def command(
     for name in names:
         clean_campaign(cleaning, name, unrecorded=unrecorded)
     _clean_scratch(cleaning, every)
+    _clean_faces(cleaning)
     if copies:
         # A run that reads them keeps what it has mapped.
         cleaning.remove(sorted((settings.cache / COPIES_FOLDER).glob("*")))
@@ -190,6 +194,16 @@ def _clean_scratch(cleaning: Cleaning, every: list[str]) -> None:
     folders = [path for path in sorted(scratch.glob("*")) if path.suffix != ".lock"]
     if not any(is_running(cleaning.settings.campaign_dir(name)) for name in every):
         cleaning.remove(folders)
+
+
+def _clean_faces(cleaning: Cleaning) -> None:
+    """Remove what is kept of faces and is past its time."""
+    from lynx_engine.forgetting import open_kept
+
+    vault = open_kept(cleaning.settings)
+    cleaning.removed |= {path: bytes_of(path) for path in vault.expired()}
+    if not cleaning.dry_run:
+        vault.remove_expired()
 
 
 def _tell(cleaning: Cleaning) -> None:

@@ -52,3 +52,21 @@ def _sample(path: Path) -> str:
         return sample_file(path)
     except OSError as error:
         raise RowError(ErrorCode.WEIGHTS, unreadable_letter(path, error)) from error
+
+
+def encoder_fingerprint(spec: VariantSpec, models_dir: ModelsPlace) -> str:
+    """Return what stands for the variant's recogniser alone: variants that share it share this.
+
+    Args:
+        spec: A variant with a recogniser.
+        models_dir: As for `weights_fingerprint`, as is the form of the digest.
+
+    Raises:
+        RowError: WEIGHTS, if `models.lock.json` or the file cannot be read.
+    """
+    if spec.recipe:
+        return f"{spec.recipe}:{spec.face_encoder}"
+    locked = read_lock(models_dir)
+    if spec.face_encoder in locked:
+        return f"sha256:{locked[spec.face_encoder].sha256}"
+    return f"sample:{_sample(models_dir / spec.face_encoder)}"
