@@ -22,7 +22,7 @@ from prefect.artifacts import (
 
 from lynx_engine.campaign import Campaign
 from lynx_engine.jobs import PlannedJob
-from lynx_engine.results import Failed, Rendered, RenderResult
+from lynx_engine.results import Failed, Likeness, Rendered, RenderResult
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +88,24 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
         "variant": job.variant,
     }
     match result:
-        case Rendered(_, _, worker):
-            seconds = sum(worker.stages_s.values())
-            return {**row, "result": "rendered", "device": worker.device, "s": f"{seconds:.1f}"}
+        case Rendered(_, _, worker, findings):
+            return {
+                **row,
+                "result": "rendered",
+                "device": worker.device,
+                "s": f"{sum(worker.stages_s.values()):.1f}",
+                "likeness": _likeness(findings.likeness),
+            }
         case Failed(code, message):
             return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
         case _:
             return {**row, "result": "interrupted", "device": "", "s": ""}
+
+
+def _likeness(likeness: Likeness | None) -> str:
+    if likeness is None:
+        return ""
+    return "no face" if likeness.mean is None else f"{likeness.mean:.2f}"
 
 
 def _update(shown: object, campaign: Campaign) -> None:

@@ -31,7 +31,7 @@ from lynx_engine.errors import (
     RowError,
     pausing,
 )
-from lynx_engine.faces import SubjectFaces
+from lynx_engine.faces import SubjectFaces, SubjectLikeness
 from lynx_engine.identity.vault import open_vault
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.jobs import PlannedJob, RenderPlan, Status
@@ -81,6 +81,7 @@ class Campaign:
         self._pool = pool
         self._preflight = faces
         self._faces = SubjectFaces(faces, pool, vault=vault, settings=settings)
+        self._likeness = SubjectLikeness(faces, settings.evaluator, cache=vault)
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         self._settings = settings
@@ -234,6 +235,7 @@ class Campaign:
         if model_of(job) in self._broken:
             raise RowError(ErrorCode.WEIGHTS, self._broken[model_of(job)])
         face = self._faces.face_of(job, turn.device)
+        likeness = self._likeness.likeness_of(job)
         name = f"{job.job_id[:12]}-a{turn.planned.attempt}-{secrets.token_hex(8)}.mp4"
         path = self._publisher.drafts / name
         # Made here, so that nobody else's file or link can stand under this name.
@@ -245,7 +247,7 @@ class Campaign:
             self._observer.stage(job, stage, done, total)
 
         try:
-            return self._pool.render(turn.device, RenderTask(job, face, path), tell)
+            return self._pool.render(turn.device, RenderTask(job, face, path, likeness), tell)
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
             raise

@@ -43,6 +43,7 @@ class ErrorCode(StrEnum):
         WORKER_DIED: The device process ended while it held the row.
         DISK: The disk is full, read-only or out of quota.
         SAFETY: A safety classifier flagged the clip, or could not say; it was withheld.
+        SCORE: The likeness of the clip could not be scored, and a gate waits for it.
         CONSENT: The right to the face expired, or was withdrawn, while the campaign ran.
         INTERNAL: Our bug; the traceback lies beside the log.
     """
@@ -59,6 +60,7 @@ class ErrorCode(StrEnum):
     WORKER_DIED = "worker_died"
     DISK = "disk"
     SAFETY = "safety"
+    SCORE = "score"
     CONSENT = "consent"
     INTERNAL = "internal"
 

@@ -71,7 +71,7 @@ class WorkerFacts:
         device: `cpu`, `cuda:0`, ...
         device_name: The device's own name.
         conditions: How the device was used.
-        stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check.
+        stages_s: Seconds by stage: load, text, subject, denoise, decode, encode, check, score.
         threads: CPU threads of torch; sums over another number of them round differently.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.

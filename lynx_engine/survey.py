@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lynx_engine.consent import utc_today
 from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
+from lynx_engine.identity.evaluators import evaluator_name
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.jobs import PastResult
 from lynx_engine.media.images import inspect_photo
@@ -50,6 +51,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     """
     settings = settings or load_settings()
     check_entries(settings.model_paths)
+    evaluator_name(settings.evaluator)  # refuses one that is not installed
     photos: dict[str, tuple[PhotoFacts, ...]] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
     for subject in manifest.subjects.values():

@@ -27,7 +27,7 @@ from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.images import inspect_photo, read_photo
-from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
+from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import NOTHING_FOUND, ClipFacts, Findings, WorkerFacts
 from lynx_engine.variants import get_variant
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.identity.score import LikenessTarget
     from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -117,11 +118,13 @@ class RenderTask:
         job: The request.
         face: The subject's face; None for a variant without identity.
         draft: The temp file to write, in a folder that exists.
+        likeness: Whom the clip shall resemble, to be scored; None where nobody scores it.
     """
 
     job: RenderJob
     face: SubjectFace | None
     draft: Path
+    likeness: LikenessTarget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ class DeviceWorker:
                     with self._keeping:
                         kept = self._unencoded.pop(job.job_id, None)
                     rendering = kept or loaded.engine.render(job, task.face, on_stage=on_stage)
-                facts, finishing_s = self._finish(task, rendering, on_stage)
+                facts, findings, finishing_s = self._finish(task, rendering, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
             raise
@@ -217,12 +220,13 @@ class DeviceWorker:
                 weights=loaded.weights,
             ),
             started_at=started_at,
+            findings=findings,
         )
 
     def _finish(
         self, task: RenderTask, rendering: Rendering, on_stage: OnStage
-    ) -> tuple[ClipFacts, dict[str, float]]:
-        """Encode and check the clip; return its facts and the seconds of both."""
+    ) -> tuple[ClipFacts, Findings, dict[str, float]]:
+        """Encode, check and look at the clip; return facts, findings and the seconds of each."""
         job = task.job
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
@@ -237,7 +241,9 @@ class DeviceWorker:
                     if len(self._unencoded) > _KEPT_RENDERINGS:
                         self._unencoded.popitem(last=False)
             raise
-        return facts, {"encode": encode_s, "check": check_s}
+        on_stage("score", 0, 1)
+        findings, score_s = _timed(partial(_examine, task))
+        return facts, findings, {"encode": encode_s, "check": check_s, "score": score_s}
 
     @contextmanager
     def _faults(self) -> Generator[None]:
@@ -315,6 +321,20 @@ def _check_unchanged(request: FaceRequest) -> None:
             ErrorCode.IMAGE,
             f"{request.photo} changed after the campaign was planned. Run the command again.",
         )
+
+
+def _examine(task: RenderTask) -> Findings:
+    """Look at the clip as it will be seen: encoded and decoded again."""
+    from lynx_engine.examine import examine_frames
+
+    try:
+        frames = read_frames(task.draft)
+    except RowError as error:
+        if task.job.gate:
+            raise
+        logger.warning("nobody looked at %s: %s", task.job.clip_name, error)
+        return NOTHING_FOUND
+    return examine_frames(frames, task.job, task.likeness)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

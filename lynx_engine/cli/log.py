@@ -25,6 +25,7 @@ def command(
     import polars as pl
 
     from lynx_engine.cli.console import say, say_json, show_table
+    from lynx_engine.cli.likeness import likeness_column
     from lynx_engine.cli.records import campaign_named, settings_for
     from lynx_engine.errors import Problem, RefusedError, nearest
     from lynx_engine.jobs import Status
@@ -49,6 +50,7 @@ def command(
     has_speed = bool((records.get_column("speed") != EXACT).any()) or bool(
         (records.get_column("loras") != "").any()
     )
+    is_scored = bool(records.get_column("face_share").is_not_null().any())
     shown = records.select(
         pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
         "status",
@@ -57,9 +59,11 @@ def command(
         "seed",
         "variant",
         *([speed.alias("shortcuts")] if has_speed else []),
+        *([likeness_column()] if is_scored else []),
         pl.col("total_s").round(1),
         pl.col("job_id").str.head(8),
     )
-    headers = (*_HEADERS[:6], *(["speed"] if has_speed else []), *_HEADERS[6:])
+    extra = (*(["speed"] if has_speed else []), *(["likeness"] if is_scored else []))
+    headers = (*_HEADERS[:6], *extra, *_HEADERS[6:])
     show_table(name, headers, shown.iter_rows())
     say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")

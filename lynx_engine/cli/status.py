@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from lynx_engine.cli.options import AnyCampaignArgument, JsonOption
 if TYPE_CHECKING:
     import polars as pl
 
+    from lynx_engine.cli.likeness import LikenessSummary
     from lynx_engine.cli.running import Running
     from lynx_engine.settings import Settings
 
@@ -27,11 +28,13 @@ class Standing:
         counts: Status as `retry` knows it -> requests whose latest attempt ended so.
         failures: The failed and quarantined ones.
         superseded: Requests left out because the manifest does not ask for them any more.
+        likeness: How alike its clips are, by evaluator.
     """
 
     counts: dict[str, int]
     failures: list[dict[str, object]]
     superseded: int
+    likeness: list[LikenessSummary]
 
 
 def command(
@@ -42,7 +45,7 @@ def command(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what renders now, count rows by outcome, and name the failures.
+    """Say what renders now, count rows by outcome, tell likeness, and name the failures.
 
     A manifest counts the requests it makes now; a name counts all that were ever made.
     """
@@ -79,6 +82,10 @@ def command(
                 for name, standing in standings.items()
                 for failure in standing.failures
             ],
+            "likeness": {
+                name: [asdict(one) for one in standing.likeness]
+                for name, standing in standings.items()
+            },
             "superseded": {name: standing.superseded for name, standing in standings.items()},
             "running": as_json(running),
             "damaged": [] if damage is None else [str(problem) for problem in damage.problems],
@@ -105,6 +112,8 @@ def _tell(standings: dict[str, Standing], running: list[Running], settings: Sett
     rows = ((name, *standing.counts.values()) for name, standing in standings.items())
     show_table("", ("campaign", *words), rows)
     for name, standing in standings.items():
+        for likeness in standing.likeness:
+            say(f"{name}: {likeness}")
         for failure in standing.failures:
             fatal = "quarantined: " if failure["status"] == "quarantined" else ""
             say(f"{failure['where']}: {fatal}{failure['code']}: {failure['message']}")
@@ -147,6 +156,7 @@ def _requests_of(given: str, settings: Settings) -> frozenset[str] | str | None:
 
 
 def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
+    from lynx_engine.cli.likeness import summarise_likeness
     from lynx_engine.history import QUARANTINED, status_word
     from lynx_engine.jobs import Status
     from lynx_engine.provenance.store import history_of
@@ -164,4 +174,4 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
         if word in {Status.FAILED.value, QUARANTINED}:
             told = {"status": word, "code": past.code, "message": past.message}
             failures.append({"where": where[job_id], "job_id": job_id, **told})
-    return Standing(counts, failures, superseded)
+    return Standing(counts, failures, superseded, summarise_likeness(log, wanted))

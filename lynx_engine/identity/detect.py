@@ -133,13 +133,18 @@ def choose_face(faces: Sequence[Face], choice: str) -> Face:
 
 
 def insightface_detector_file() -> Path | None:
-    """Return the detection network of the first insightface pack on disk, or None.
+    """Return the detection network of the first insightface pack on disk, or None."""
+    return find_in_packs(_INSIGHTFACE_DETECTORS)
+
+
+def find_in_packs(patterns: Iterable[str]) -> Path | None:
+    """Return the first file of an insightface pack on disk whose name fits one of `patterns`.
 
     Packs are sought in `$INSIGHTFACE_HOME/models`, by default `~/.insightface/models`.
     """
     home = os.environ.get("INSIGHTFACE_HOME") or "~/.insightface"
     packs = Path(home).expanduser() / "models"
-    found = (path for pattern in _INSIGHTFACE_DETECTORS for path in packs.glob(f"*/{pattern}"))
+    found = (path for pattern in patterns for path in packs.glob(f"*/{pattern}"))
     return min(found, default=None)
 
 

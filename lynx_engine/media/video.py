@@ -14,10 +14,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
@@ -27,6 +28,8 @@ from lynx_engine.shapes import FrameSize
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+T = TypeVar("T")
 
 ENCODE_TIMEOUT_S = 600.0
 # Levels of luma (0 to 255): an even picture, whatever its colour, has a spread of 0 or 1 after
@@ -220,6 +223,38 @@ def decode_clip(path: Path) -> DecodedClip:
         .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
         .compile(cmd=find_ffmpeg())
     )
+    return _decode(command, _read_y4m)
+
+
+def read_frames(path: Path) -> npt.NDArray[np.uint8]:
+    """Return every frame of a clip as a player shows it: RGB, uint8, [F, H, W, 3].
+
+    Raises:
+        RowError: With code `bad_clip`, if ffmpeg cannot decode it or reports damage on the way.
+    """
+    import ffmpeg
+
+    command = (
+        # One thread: others render meanwhile.
+        ffmpeg.input(str(path), err_detect="explode", threads=1)
+        # By default, swscale's rounding makes the picture darker by 1 level of 255.
+        .filter(
+            "scale",
+            in_color_matrix="bt709",
+            in_range="tv",
+            out_range="pc",
+            flags="bicubic+accurate_rnd+full_chroma_int",
+        )
+        # Each picture of a PPM stream tells its own size.
+        .output("pipe:", format="image2pipe", vcodec="ppm", pix_fmt="rgb24", fps_mode="passthrough")
+        .global_args("-hide_banner", "-loglevel", "error", "-nostdin", "-xerror")
+        .compile(cmd=find_ffmpeg())
+    )
+    return _decode(command, _read_ppm)
+
+
+def _decode(command: list[str], read: Callable[[IO[bytes]], T | None]) -> T:
+    """Let ffmpeg decode, and `read` what it writes; None from `read` means that it broke off."""
     # Errors go to a file: a damaged clip can fill a pipe that nobody reads yet.
     with tempfile.TemporaryFile() as errors:
         try:
@@ -229,7 +264,7 @@ def decode_clip(path: Path) -> DecodedClip:
         except OSError as error:
             raise _cannot_run(command, error) from None
         with process, process.stdout or contextlib.nullcontext(io.BytesIO()) as stream:
-            decoded = _read_y4m(stream)
+            decoded = read(stream)
         failed = process.returncode != 0
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()[-_STDERR_TAIL:]
@@ -238,6 +273,26 @@ def decode_clip(path: Path) -> DecodedClip:
             ErrorCode.BAD_CLIP, f"the clip does not decode cleanly: {said or 'no frames'}"
         )
     return decoded
+
+
+_PPM_SIZE = re.compile(rb"(\d+) (\d+)\n")
+
+
+def _read_ppm(stream: IO[bytes]) -> npt.NDArray[np.uint8] | None:
+    """Read a row of PPM pictures (netpbm's ppm(5), 8 bits, as ffmpeg writes them)."""
+    import numpy as np
+
+    pictures: list[npt.NDArray[np.uint8]] = []
+    while stream.readline(8) == b"P6\n":
+        size = _PPM_SIZE.fullmatch(stream.readline(32))
+        if size is None or stream.readline(8) != b"255\n":
+            return None
+        width, height = (int(side) for side in size.groups())
+        pixels = stream.read(width * height * 3)
+        if len(pixels) != width * height * 3:
+            return None
+        pictures.append(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
+    return np.stack(pictures) if pictures else None
 
 
 _Y4M_HEADER = re.compile(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+) ")

@@ -30,6 +30,9 @@ STAGES = "lynx-stages"
 TELL_EVERY_S = 0.1
 """Each word costs the orchestrator half a millisecond; nobody reads ten a second."""
 
+# Scoring may take long, and its deadline must not be that of the short stage before it.
+_TOLD_AT_ONCE = frozenset({FINISHING, "score"})
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -87,7 +90,7 @@ def render(task: RenderTask, setup: WorkerSetup) -> ClipDraft:
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - told < TELL_EVERY_S and stage != FINISHING:
+        if now - told < TELL_EVERY_S and stage not in _TOLD_AT_ONCE:
             return
         told = now
         # The draft's name is unique to the attempt.

@@ -1,0 +1,90 @@
+"""What the log tells of likeness, for the commands that look back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class LikenessSummary:
+    """How alike the published clips of a campaign are, on one evaluator's scale.
+
+    Attributes:
+        evaluator: Who scored them.
+        calibration: What its scores mean, as records tell it.
+        clips: Clips that were scored.
+        mean: Mean of their mean likeness, over those that show a face; None if none does.
+        threshold: From which on two faces count as one person; None where uncalibrated.
+        under: Clips with a face whose mean is under it; None where uncalibrated.
+        no_face: Clips that show no face.
+    """
+
+    evaluator: str
+    calibration: str
+    clips: int
+    mean: float | None
+    threshold: float | None
+    under: int | None
+    no_face: int
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        plural = "s" * (self.clips != 1)
+        told = "no face" if self.mean is None else f"{self.mean:.2f}"
+        if self.threshold is None:
+            meaning = self.calibration
+        else:
+            meaning = f"{self.under} under {self.threshold:g}"
+        hidden = f", {self.no_face} without a face" if self.no_face else ""
+        return f"likeness {told} in {self.clips} clip{plural}, {meaning}{hidden} ({self.evaluator})"
+
+
+def summarise_likeness(
+    log: pl.DataFrame, wanted: Collection[str] | None = None
+) -> list[LikenessSummary]:
+    """Return one summary for each evaluator that scored a clip.
+
+    Args:
+        log: A campaign's records, oldest first.
+        wanted: Requests that count; None means every one.
+    """
+    import polars as pl
+
+    from lynx_engine.identity.evaluators import threshold_of
+
+    # The latest clip of a request stands in the folder; tries of a gate without one do not.
+    clips = log.filter(pl.col("clip") != "").unique("job_id", keep="last", maintain_order=True)
+    if wanted is not None:
+        clips = clips.filter(pl.col("job_id").is_in(list(wanted)))
+    scored = clips.filter(pl.col("evaluator") != "")
+    summaries: list[LikenessSummary] = []
+    groups = scored.group_by("evaluator", "evaluator_calibration", maintain_order=True)
+    for (evaluator, calibration), group in groups:
+        means: list[float] = group.get_column("identity_mean").drop_nulls().to_list()
+        threshold = threshold_of(str(calibration))
+        summaries.append(
+            LikenessSummary(
+                evaluator=str(evaluator),
+                calibration=str(calibration),
+                clips=len(group),
+                mean=sum(means) / len(means) if means else None,
+                threshold=threshold,
+                under=None if threshold is None else sum(mean < threshold for mean in means),
+                no_face=len(group) - len(means),
+            )
+        )
+    return summaries
+
+
+def likeness_column() -> pl.Expr:
+    """Return an attempt's mean likeness as text: "no face", or "" where nobody scored it."""
+    import polars as pl
+
+    score = pl.col("identity_mean").map_elements(lambda mean: f"{mean:.2f}", pl.String)
+    shown = pl.when(pl.col("face_share") == 0).then(pl.lit("no face")).otherwise(score)
+    return shown.fill_null("").alias("likeness")
