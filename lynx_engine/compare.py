@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 from statistics import NormalDist
 
@@ -231,6 +232,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+@cache
 def student_quantile(level: float, freedom: int) -> float:
     """Return the quantile of Student's t, `level` above 0.5, right to 5 digits.
 

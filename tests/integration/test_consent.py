@@ -37,6 +37,7 @@ from lynx_engine.settings import Settings, load_settings
 from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
+from tests.support.workspaces import COMMAND
 
 EVIDENCE = "contracts/signed-by-guest.pdf"
 WITHDRAW = """
@@ -345,3 +346,27 @@ def test_withdrawn_in_a_real_campaign_the_other_subject_finishes(studio: Path) -
     written = [p for p in studio.parent.rglob("*") if p.is_file() and p.suffix != ".yaml"]
     assert len(written) > 5
     assert not [p for p in written if EVIDENCE.encode() in p.read_bytes()]
+
+
+def lynx(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(COMMAND), *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_forget_withdraws_by_name_and_photo_and_restore_takes_it_back(studio: Path) -> None:
+    folder = studio.parent
+    unknown = lynx(folder, "forget", "guest", "--withdraw")
+    assert unknown.returncode == ExitCode.REFUSED, unknown
+    withdrew = lynx(folder, "forget", "guest", "--withdraw", "--manifest", "night.yaml")
+    assert withdrew.returncode == 0, withdrew
+    assert "guest: consent is noted as withdrawn. Rows in flight end;" in withdrew.stdout
+    # The same photo under a new name is still theirs.
+    studio.write_text(MANIFEST.replace("guest", "alias").replace("alias.png", "guest.png"))
+    refused = lynx(folder, "check", "night.yaml")
+    assert refused.returncode == ExitCode.REFUSED
+    assert "a photo of subject 'alias' shows 'guest'" in refused.stderr
+    assert lynx(folder, "forget", "nobody", "--restore").returncode == ExitCode.REFUSED
+    assert lynx(folder, "forget", "guest", "--restore").returncode == 0
+    assert lynx(folder, "check", "night.yaml").returncode == 0
