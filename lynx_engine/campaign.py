@@ -11,12 +11,13 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+from lynx_engine.consent import utc_today
 from lynx_engine.dispatch import Dispatcher, Model, NoDeviceError, Turn, model_of
 from lynx_engine.errors import (
     PASSING,
@@ -43,6 +44,7 @@ from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_history
 from lynx_engine.publisher import Publisher
 from lynx_engine.results import Failed, Interrupted, RenderResult, Withheld, WithheldError
+from lynx_engine.rights import Rights
 from lynx_engine.rules import Again, DeviceHealth, Tries
 from lynx_engine.survey import CLIPS_FOLDER, intact_clips
 from lynx_engine.worker import RenderTask
@@ -69,6 +71,7 @@ class Campaign:
         faces: Preflight,
         vault: Vault,
         observer: Observer,
+        today: Callable[[], date],
     ) -> None:
         """Take what a run needs; see `open_campaign`."""
         self.plan = plan
@@ -83,6 +86,7 @@ class Campaign:
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
+        self._rights = Rights(settings, key=key, today=today)
         self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
         self._health = DeviceHealth()
         self._blocked: dict[str, str] = {}
@@ -221,6 +225,7 @@ class Campaign:
         return Again()
 
     def _render(self, turn: Turn) -> ClipDraft:
+        turn.planned = self._rights.checked(turn.planned)
         job = turn.planned.job
         if job.job_id in self._preflight.problems:
             raise RowError(ErrorCode.FACE, self._preflight.problems[job.job_id].text)
@@ -368,6 +373,7 @@ def open_campaign(
     settings: Settings,
     faces: Preflight,
     observer: Observer,
+    today: Callable[[], date] = utc_today,
 ) -> Generator[Campaign]:
     """Give the campaign, without the rows that another run finished since it was planned.
 
@@ -378,6 +384,7 @@ def open_campaign(
         settings: Folders and behaviour.
         faces: Where each subject's face is.
         observer: Who watches.
+        today: Tells the day, UTC, by which consent is judged.
 
     Raises:
         DamagedError: If the log was damaged since the plan was made.
@@ -397,6 +404,7 @@ def open_campaign(
             faces=faces,
             vault=vault,
             observer=observer,
+            today=today,
         )
         expired = vault.remove_expired()
     if expired:

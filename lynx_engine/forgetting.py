@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lynx_engine.errors import DamagedError, LockedError, Problem, RefusedError, RowError, nearest
 from lynx_engine.identity.vault import FOLDER, Vault
+from lynx_engine.identity.withdrawals import read_withdrawals
 from lynx_engine.live import is_running
 from lynx_engine.lock import lock_campaign
 from lynx_engine.manifest.values import NO_SUBJECT
@@ -47,6 +48,7 @@ class Kept:
         clips: Campaign -> its clips that show them, where they were asked for.
         running: Campaigns that render now: they may keep a face anew.
         unread: What is damaged in logs that therefore cannot say whom they name.
+        digests: Keyed digests of their photos, as folders, records and the manifest tell them.
     """
 
     subjects: tuple[str, ...]
@@ -55,6 +57,7 @@ class Kept:
     clips: Mapping[str, tuple[Path, ...]] = field(default_factory=dict[str, "tuple[Path, ...]"])
     running: tuple[str, ...] = ()
     unread: tuple[Problem, ...] = ()
+    digests: frozenset[str] = frozenset()
 
     @property
     def sizes(self) -> dict[Path, int]:
@@ -108,23 +111,25 @@ def find_kept(
     kept = open_kept(settings).kept()
     known = {name for photo in kept for name in photo.names} | logs.subjects()
     known |= set() if manifest is None else manifest.subjects.keys()
-    _check_known(subjects, known, settings)
+    _check_known(subjects, known | _withdrawn_names(settings), settings)
     folders = _folder_names(subjects, settings, logs, manifest)
     campaigns = [path.name for path in sorted(settings.outputs_dir.glob("*")) if path.is_dir()]
     clips = {name: _clips_of(name, subjects, settings, logs) for name in campaigns}
+    photos = tuple(
+        photo
+        for photo in kept
+        if photo.folder.name in folders or not set(subjects).isdisjoint(photo.names)
+    )
     return Kept(
         subjects=tuple(subjects),
-        photos=tuple(
-            photo
-            for photo in kept
-            if photo.folder.name in folders or not set(subjects).isdisjoint(photo.names)
-        ),
+        photos=photos,
         sheets=tuple(
             file for name in campaigns for file in _sheets_of(name, subjects, settings, logs)
         ),
         clips={name: found for name, found in clips.items() if found} if with_clips else {},
         running=tuple(n for n in campaigns if is_running(settings.campaign_dir(n)) is not None),
         unread=logs.problems,
+        digests=frozenset(folders).union(photo.folder.name for photo in photos),
     )
 
 
@@ -161,6 +166,13 @@ def forget(kept: Kept, settings: Settings) -> Kept:
 def open_kept(settings: Settings) -> Vault:
     """Return the vault to look around in: names are found without the workspace's key."""
     return Vault(settings.state_dir / FOLDER, workspace_key=b"", days=settings.face_days)
+
+
+def _withdrawn_names(settings: Settings) -> set[str]:
+    try:
+        return {entry.subject for entry in read_withdrawals(settings).entries}
+    except DamagedError:
+        return set()  # a damaged register must not keep a face
 
 
 def _check_known(subjects: Sequence[str], known: set[str], settings: Settings) -> None:

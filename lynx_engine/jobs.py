@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -66,7 +67,9 @@ class RenderJob:
         photos: The subject's photos, none for a variant without identity.
         memory: Memory tier asked for.
         safety: `on` or `acknowledged-off`.
-        consent: `basis` of the recorded right to the face, "synthetic", or "" without a subject.
+        consent: The right to the face as the record names it (`consent.py` has the words): its
+            basis, "synthetic", what was wanting; "" without a subject.
+        consent_expires: The last day on which it holds, UTC; None if it has no end, or nobody asks.
         subject_digest: sha256 of the photo's bytes, of several comma-separated in their order, ""
             without a subject.
         face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
@@ -126,6 +129,7 @@ class RenderJob:
     codec: str = field(metadata=_request("video codec"))
     crf: int = field(metadata=_request("video crf"))
     gate: str = field(default="", metadata=_request("identity gate"))
+    consent_expires: date | None = None
     job_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -304,6 +308,7 @@ class RenderPlan:
         low_identity: The done ones whose clip is under the identity gate.
         problems: What is wrong with rows that are not in the plan; empty unless bad rows are
             skipped on request.
+        warnings: What a person should know of rows that are in it, once a subject.
     """
 
     campaign: str
@@ -312,6 +317,7 @@ class RenderPlan:
     held: tuple[HeldJob, ...]
     low_identity: tuple[RenderJob, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def most_renderings(self) -> int:

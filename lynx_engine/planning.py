@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TypeVar
 
+from lynx_engine.consent import OFF, REQUIRED, Standing, standing_of
 from lynx_engine.dispatch import work_of
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
@@ -67,6 +68,8 @@ class PlanFacts:
         face_detector: Name of what finds faces on this machine.
         classifiers: Who looks at finished frames here, as settings name them; () if nobody does.
         evaluator: Name of the recogniser that scores likeness on this machine; "" without one.
+        consent: What the settings ask of a subject's consent: required, warn or off.
+        withdrawn: Subject name -> why it counts as withdrawn.
     """
 
     today: date
@@ -88,6 +91,8 @@ class PlanFacts:
     face_detector: str = ""
     classifiers: tuple[str, ...] = ()
     evaluator: str = ""
+    consent: str = REQUIRED
+    withdrawn: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def plan_renders(
@@ -139,6 +144,7 @@ def plan_renders(
             job for job in done if facts.by_job[job.job_id].status is Status.LOW_IDENTITY
         ),
         problems=in_file_order(drafting.row_problems),
+        warnings=in_file_order(drafting.warnings),
     )
 
 
@@ -147,24 +153,15 @@ def subject_digest(photos: Iterable[PhotoFacts]) -> str:
     return ",".join(photo.digest for photo in photos)
 
 
-def consent_problems(subject: Subject, today: date) -> tuple[Problem, ...]:
+def consent_problems(subject: Subject, facts: PlanFacts) -> tuple[Problem, ...]:
     """Return what forbids using a subject's face; to be asked before the face is read."""
-    if subject.synthetic:
-        return ()
-    if subject.consent is None:
-        text = (
-            f"subject '{subject.name}' has no consent; write the basis you hold, as in consent: "
-            "{basis: contract} (consent_basis in a table), or synthetic: true for a made-up person"
-        )
-        return (Problem(subject.where, text),)
-    expires = subject.consent.expires
-    if expires is not None and expires < today:
-        text = (
-            f"consent of subject '{subject.name}' expired on {expires}; renew it and write the new "
-            "date, or remove the subject"
-        )
-        return (Problem(subject.where, text),)
-    return ()
+    refusal = _standing(subject, facts).refusal
+    return (Problem(subject.where, refusal),) if refusal else ()
+
+
+def _standing(subject: Subject, facts: PlanFacts) -> Standing:
+    withdrawn = facts.withdrawn.get(subject.name, "")
+    return standing_of(subject, facts.today, setting=facts.consent, withdrawn=withdrawn)
 
 
 class _Drafting:
@@ -179,6 +176,7 @@ class _Drafting:
         self._recipes: dict[WrittenSettings, tuple[Recipe | None, tuple[Fault, ...]]] = {}
         self._subjects: dict[str, tuple[Problem, ...]] = {}
         self._unwritten: set[str] = set()
+        self._warnings: list[Problem] = []
         self._gate = ""
         if (gate := manifest.gate) is None:
             return
@@ -192,6 +190,11 @@ class _Drafting:
     def row_problems(self) -> tuple[Problem, ...]:
         """Every problem of single rows, once."""
         return tuple(self._problems)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What a person should know of subjects that render."""
+        return tuple(self._warnings)
 
     def jobs(self) -> list[RenderJob]:
         """Return the job of every sound row, in the author's order."""
@@ -259,8 +262,11 @@ class _Drafting:
             return (Problem(row.where, text),)
         if row.subject not in self._subjects:
             subject = self._manifest.subjects[row.subject]
+            warning = _standing(subject, self._facts).warning
+            if warning:
+                self._warnings.append(Problem(subject.where, warning))
             self._subjects[row.subject] = (
-                *consent_problems(subject, self._facts.today),
+                *consent_problems(subject, self._facts),
                 *self._facts.photo_problems.get(row.subject, ()),
             )
         return self._subjects[row.subject]
@@ -271,6 +277,10 @@ class _Drafting:
         if gate is None or recipe is None or not conditions_too(evaluator, recipe.spec):
             return ()
         return (Problem(gate.where, same_recogniser(evaluator, recipe.spec)),)
+
+    def _expiry(self, subject: Subject) -> date | None:
+        asked = not subject.synthetic and self._facts.consent != OFF
+        return subject.consent.expires if asked and subject.consent else None
 
     def _job(self, row: Row, recipe: Recipe) -> RenderJob:
         subject = None
@@ -284,7 +294,8 @@ class _Drafting:
             photos=() if subject is None else subject.images,
             memory=recipe.memory,
             safety=recipe.safety,
-            consent="" if subject is None else _consent_word(subject),
+            consent="" if subject is None else _standing(subject, self._facts).word,
+            consent_expires=None if subject is None else self._expiry(subject),
             subject_digest=""
             if subject is None
             else subject_digest(self._facts.photos[subject.name]),
@@ -312,10 +323,6 @@ class _Drafting:
             crf=recipe.crf,
             gate="" if subject is None else self._gate,
         )
-
-
-def _consent_word(subject: Subject) -> str:
-    return "synthetic" if subject.consent is None else subject.consent.basis
 
 
 def _twice(first: RenderJob, second: RenderJob, recipe: Recipe) -> Problem:

@@ -196,7 +196,7 @@ def face_problems(
     usable = {
         subject.name
         for subject in manifest.subjects.values()
-        if subject.name in facts.photos and not consent_problems(subject, facts.today)
+        if subject.name in facts.photos and not consent_problems(subject, facts)
     }
     return faults(look_at_photos(manifest, facts, vault=vault, subjects=usable))
 
@@ -208,7 +208,7 @@ def faults(reports: Sequence[PhotoReport]) -> tuple[Problem, ...]:
 
 def _reports(subject: Subject, facts: PlanFacts, vault: Vault | None) -> Iterator[PhotoReport]:
     """Yield a report on each photo of a subject; none is opened without a right to the face."""
-    forbidden = consent_problems(subject, facts.today)
+    forbidden = consent_problems(subject, facts)
     if forbidden:
         for photo in subject.images:
             yield PhotoReport(subject.name, photo, fault=forbidden[0])

@@ -80,8 +80,8 @@ class Settings(BaseSettings):
     )
     consent: Literal["required", "warn", "off"] = Field(
         default="required",
-        description="Rows of a face without recorded consent: refused, rendered with a warning, "
-        "or rendered.",
+        description="Rows of a face without a consent that holds: refused (required), rendered "
+        "with a note (warn), or rendered unchecked (off). A withdrawn one is refused always.",
     )
     evaluator: str = Field(
         default="auto",

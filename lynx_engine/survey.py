@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lynx_engine.consent import utc_today
 from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
 from lynx_engine.identity.evaluators import evaluator_name
+from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.jobs import PastResult
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.models.lora_file import (
@@ -46,7 +47,7 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     Photos, weights and LoRAs that cannot be used become problems of the rows that need them.
 
     Raises:
-        DamagedError: If the campaign's log is damaged.
+        DamagedError: If the campaign's log or the register of withdrawals is damaged.
         RefusedError: If the settings are wrong.
     """
     settings = settings or load_settings()
@@ -87,11 +88,28 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         by_job=history.by_job,
         attempts=history.attempts,
         clips=intact_clips(folder / CLIPS_FOLDER, history),
-        today=datetime.now(UTC).date(),
+        today=utc_today(),
         face_detector=detector_name(),
         classifiers=installed_classifiers(settings),
         evaluator=evaluator,
+        consent=settings.consent,
+        withdrawn=_withdrawn_subjects(manifest, photos, settings),
     )
+
+
+def _withdrawn_subjects(
+    manifest: Manifest, photos: Mapping[str, tuple[PhotoFacts, ...]], settings: Settings
+) -> dict[str, str]:
+    """Return why subjects count as withdrawn, by name, of those that do."""
+    register = read_withdrawals(settings)
+    if not register.entries:
+        return {}
+    key = read_workspace_key(settings.state_dir)
+    why = {
+        name: withdrawn(register, name, [photo.digest for photo in photos.get(name, ())], key)
+        for name in manifest.subjects
+    }
+    return {name: text for name, text in why.items() if text}
 
 
 def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:

@@ -102,7 +102,7 @@ def command(
         say(told)
     for warning in warnings_of(kinds, ahead):
         note(warning)
-    for problem in plan.problems:
+    for problem in (*plan.warnings, *plan.problems):
         note(str(problem))
 
 
@@ -159,5 +159,6 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
         "most_renderings": plan.most_renderings,
         "disk_bytes": disk,
         "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
+        "warnings": [{"where": p.where, "text": p.text} for p in plan.warnings],
         "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
     }

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CLIPS_NAMED = 3
 _REASONS_TOLD = 20
 
-MENDED_BY_HAND = ("face", "image", "lora", "withheld")
+MENDED_BY_HAND = ("face", "image", "lora", "consent", "withheld")
 """Failures that come back until the file is another one, or the request."""
 
 EXAMPLE = "Example: lynx-engine render manifests/quickstart.yaml --only variant=tiny --limit 2"
@@ -114,7 +114,7 @@ def render_manifest(
     plan, past, remarks = _plan(manifest, settings, decide, skip_bad_rows=options.skip_bad_rows)
     for remark in () if options.quiet or options.as_json else remarks:
         note(remark)
-    for problem in plan.problems:
+    for problem in (*plan.warnings, *plan.problems):
         note(str(problem))
     for held in plan.held:
         note(f"{held.job.where}: held: {held.why}")

@@ -43,17 +43,18 @@ def is_whole(name: str, data: bytes) -> bool:
     return digest_bytes(data)[:DIGEST_CHARACTERS] == digest_in(name)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Create `path` with `data` so that it is there whole or not at all, whatever dies when.
 
     Args:
         path: The file; one that is there already is replaced.
         data: All of its bytes.
+        mode: Who may read it, less what the umask forbids.
 
     Raises:
         OSError: If the disk refuses.
     """
-    temp = write_temp(path, data)
+    temp = write_temp(path, data, mode=mode)
     try:
         temp.replace(path)
     except BaseException:
@@ -62,7 +63,7 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_temp(path: Path, data: bytes) -> Path:
+def write_temp(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
     """Write `data` to disk beside `path`, under a name that readers pass over.
 
     Returns:
@@ -73,7 +74,7 @@ def write_temp(path: Path, data: bytes) -> Path:
     """
     # Not the process id: in a container a dead writer's successor may have the same one.
     temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -36,7 +36,8 @@ class ProvenanceRecord:
         where: Manifest file and line.
         subject: Subject name, "none" without identity.
         prompt_name: The author's name for the prompt.
-        consent: Recorded right to the face: its basis, "synthetic", or "" without a subject.
+        consent: Recorded right to the face: its basis, "synthetic", "" without a subject; what was
+            wanting and let pass, as "none (warn)" or "expired 2026-01-01 (warn)"; or "unchecked".
         safety: `on` or `acknowledged-off`.
         subject_digest: Keyed digest (HMAC-SHA256, workspace key) of the photo; "" without one.
         face: Which face of the photo.

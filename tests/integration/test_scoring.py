@@ -22,11 +22,12 @@ from flows.artifacts import result_rows
 from lynx_engine.campaign import open_campaign
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.faces import SubjectLikeness
 from lynx_engine.identity.detect import Face, find_faces
 from lynx_engine.identity.evaluators import DlibEvaluator, choose_evaluator
 from lynx_engine.identity.score import LikenessTarget, score_likeness
 from lynx_engine.jobs import RenderJob, RenderPlan
+from lynx_engine.identity.vault import Vault
+from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.lock import lock_campaign
 from lynx_engine.media import look
 from lynx_engine.media.video import ClipFormat, encode_clip, read_frames
@@ -277,21 +278,6 @@ def test_fault_of_the_flow_costs_the_look_and_not_the_clip(
     assert "ArithmeticError: no flow" in caplog.text
 
 
-class Shelf:
-    """A cache that remembers; the vault's own tests say how it keeps."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], bytes] = {}
-        self.names: set[str] = set()
-
-    def get(self, photo_digest: str, entry: str) -> bytes | None:
-        return self.kept.get((photo_digest, entry))
-
-    def put(self, photo_digest: str, entry: str, data: bytes, *, name: str) -> None:
-        self.kept[photo_digest, entry] = data
-        self.names.add(name)
-
-
 def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,11 +290,11 @@ def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
 
     monkeypatch.setattr(DlibEvaluator, "embed", counted)
     jobs = [face_job("right", seed=seed) for seed in (1, 2, 3)]
-    shelf = Shelf()
+    vault = Vault(tmp_path / "faces", workspace_key=b"k" * 32, days=30.0)
     with caplog.at_level(logging.INFO):
-        first = SubjectLikeness(preflight_of(*jobs), "dlib", cache=shelf)
+        first = SubjectLikeness(preflight_of(*jobs), "dlib", vault=vault)
         targets = [first.likeness_of(job) for job in jobs]
-        second = SubjectLikeness(preflight_of(*jobs), "dlib", cache=shelf)
+        second = SubjectLikeness(preflight_of(*jobs), "dlib", vault=vault)
         again = second.likeness_of(jobs[0])
     assert (len(runs), first.embedded, second.embedded) == (1, 1, 0)
     assert caplog.messages == ["the evaluator recognised a photo of subject 'astronaut'"]
@@ -316,10 +302,8 @@ def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
     for target in targets:
         assert target is not None
         assert (target.embedding == again.embedding).all()
-    assert shelf.names == {"astronaut"}
-    ((_, entry),) = shelf.kept
-    assert "dlib 20." in entry
-    assert "mtcnn" in entry
+    (kept,) = vault.kept()
+    assert kept.names == ("astronaut",)
     assert "embedding" not in repr(again), "what is printed may reach a log"
     assert SubjectLikeness(preflight_of(), "none").likeness_of(jobs[0]) is None
     assert first.likeness_of(face_job("none", photos=())) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from lynx_engine.jobs import REQUEST_FIELDS, Lora, RenderJob
 from lynx_engine.shapes import FrameSize
 from tests.support.jobs import make_job
 
-PLACES = {"campaign", "subject", "prompt_name", "where", "photos", "memory", "safety", "consent"}
+PLACES = {"campaign", "subject", "prompt_name", "where", "photos", "memory", "safety", "consent",
+          "consent_expires"}  # fmt: skip
 OTHER: dict[str, Any] = {
     "size": FrameSize(64, 80),
     "loras": (Lora("ab", 0.5, Path("a.safetensors")),),
     "photos": (Path("other.png"),),
+    "consent_expires": date(2026, 1, 1),
 }
 
 
