@@ -232,7 +232,8 @@ class RenderSettings(StrictModel):
     )
     safety: SafetyWord | None = _key(
         "Check of the finished frames, for variants that can show people: on withholds a clip "
-        "that a classifier flags or cannot judge; acknowledged-off takes responsibility and is recorded.",
+        "that a classifier flags or cannot judge; acknowledged-off takes responsibility and is "
+        "recorded.",
         default="on",
         example="acknowledged-off",
     )
