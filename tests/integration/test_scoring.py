@@ -279,7 +279,7 @@ def test_fault_of_the_flow_costs_the_look_and_not_the_clip(
 
 
 def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
     embed = DlibEvaluator.embed
