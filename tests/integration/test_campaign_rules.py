@@ -586,7 +586,7 @@ def test_log_is_folded_every_so_many_parts_and_at_the_end(
 
 
 def faced(count: int) -> tuple[list[RenderJob], Preflight]:
-    photo = {"photo": astronaut(), "subject_digest": "ab" * 32}
+    photo = {"photos": (astronaut(),), "subject_digest": "ab" * 32}
     rows = [make_job(seed=seed, **photo) for seed in range(1, count + 1)]
     return rows, Preflight({face_keys(rows[0])[0]: np.zeros((5, 2), np.float32)}, {})
 

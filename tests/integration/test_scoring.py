@@ -33,7 +33,7 @@ from lynx_engine.media.video import ClipFormat, encode_clip, read_frames
 from lynx_engine.pool import InProcessPool
 from lynx_engine.preflight import Preflight, face_keys, find_subject_faces
 from lynx_engine.provenance.store import read_log
-from lynx_engine.results import Likeness
+from lynx_engine.results import Findings, Likeness
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
 from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, setup_for
@@ -275,6 +275,21 @@ def test_fault_of_the_flow_costs_the_look_and_not_the_clip(
     draft = render(tmp_path, face_job("none", photos=()), None)
     assert draft.findings.look is None
     assert "ArithmeticError: no flow" in caplog.text
+
+
+def test_clip_that_cannot_be_decoded_again_is_kept_without_a_gate_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_decoder(_: Path) -> None:
+        raise MemoryError("97 MB")
+
+    monkeypatch.setattr("lynx_engine.worker.read_frames", broken_decoder)
+    draft = render(tmp_path, face_job("none", photos=()), None)
+    assert draft.findings == Findings()
+    assert "nobody looked at" in caplog.text
+    with pytest.raises(MemoryError):
+        render(tmp_path, face_job("none", photos=(), gate=GATE), None)
+    assert not draft.path.exists()
 
 
 class Shelf:
