@@ -275,7 +275,7 @@ class DeviceWorker:
         started = time.monotonic()
         try:
             frames = read_frames(task.draft)
-        except RowError as error:
+        except Exception as error:
             if is_checked or job.gate:
                 raise
             logger.warning("nobody looked at %s: %s", job.clip_name, error)

@@ -25,8 +25,8 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.identity.detect import Face, find_faces
 from lynx_engine.identity.evaluators import DlibEvaluator, choose_evaluator
 from lynx_engine.identity.score import LikenessTarget, score_likeness
-from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.identity.vault import Vault
+from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.lock import lock_campaign
 from lynx_engine.media import look
@@ -34,7 +34,7 @@ from lynx_engine.media.video import ClipFormat, encode_clip, read_frames
 from lynx_engine.pool import InProcessPool
 from lynx_engine.preflight import Preflight, face_keys, find_subject_faces
 from lynx_engine.provenance.store import read_log
-from lynx_engine.results import Likeness
+from lynx_engine.results import Findings, Likeness
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
 from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, setup_for
@@ -276,6 +276,21 @@ def test_fault_of_the_flow_costs_the_look_and_not_the_clip(
     draft = render(tmp_path, face_job("none", photos=()), None)
     assert draft.findings.look is None
     assert "ArithmeticError: no flow" in caplog.text
+
+
+def test_clip_that_cannot_be_decoded_again_is_kept_without_a_gate_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_decoder(_: Path) -> None:
+        raise MemoryError("97 MB")
+
+    monkeypatch.setattr("lynx_engine.worker.read_frames", broken_decoder)
+    draft = render(tmp_path, face_job("none", photos=()), None)
+    assert draft.findings == Findings()
+    assert "nobody looked at" in caplog.text
+    with pytest.raises(MemoryError):
+        render(tmp_path, face_job("none", photos=(), gate=GATE), None)
+    assert not draft.path.exists()
 
 
 def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
