@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from lynx_engine.digest import digest_file
 from lynx_engine.faces import SubjectFaces
 from lynx_engine.identity.embed import SubjectFace
-from lynx_engine.identity.vault import Vault
+from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
@@ -152,3 +153,16 @@ def test_unknown_name_is_refused_with_the_nearest_one_and_nothing_is_forgotten(
     assert "did you mean 'host'?" in done.stderr
     known = workspace.run("forget", "host", "--manifest", "first.yaml")
     assert (known.returncode, known.stdout) == (0, "host: nothing is kept.\n")
+
+
+def test_clean_removes_what_is_past_its_days(workspace: Workspace) -> None:
+    vault = open_vault(settings_of(workspace))
+    vault.put("ab" * 32, "entry", b"data", name="host")
+    (photo,) = vault.kept()
+    assert workspace.json("clean")["removed"] == []
+    over = {"LYNX_FACE_DAYS": "1e-9"}
+    for words, left in ((["--dry-run"], True), ([], False)):
+        done = workspace.run("clean", "--json", *words, **over)
+        told = json.loads(done.stdout)
+        assert told["removed"] == [{"path": str(photo.folder), "bytes": photo.size_bytes}]
+        assert photo.folder.exists() is left
