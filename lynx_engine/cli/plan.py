@@ -118,11 +118,10 @@ def gate_in_words(plan: RenderPlan) -> str:
     told = (
         f"identity gate: {gate.min_score:g}, {most}, {gate.keep} kept, scored by {gate.evaluator}"
     )
-    seeds = plan.most_renderings
-    if seeds > len(plan.to_run):
-        told += (
-            f"; up to {seeds} renderings for {len(plan.to_run)} rows, the times are for one each"
-        )
+    seeds, rows = plan.most_renderings, len(plan.to_run)
+    if seeds > rows:
+        plural = "s" * (rows > 1)
+        told += f"; up to {seeds} renderings for {rows} row{plural}, times above are for one each"
     return told
 
 

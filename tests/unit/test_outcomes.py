@@ -73,6 +73,22 @@ def test_rows_are_counted_by_how_they_ended_and_the_rest_is_left_for_the_next_ru
     }
 
 
+def test_rows_under_the_identity_gate_are_counted_apart_and_are_no_success() -> None:
+    outcomes = Outcomes()
+    outcomes.add(ROWS[0], rendered(JOBS[0]))
+    outcomes.add(ROWS[1], replace(rendered(JOBS[1]), low_identity=True))
+    outcomes.add(ROWS[2], replace(rendered(JOBS[2]), low_identity=True, clip=""))
+    summary = outcomes.fill(replace(IDLE, low_identity=4), planned=3)
+    assert (summary.rendered, summary.low_identity, summary.interrupted) == (1, 6, 0)
+    assert summary.exit_code == 1
+
+
+def test_plan_of_which_nothing_ran_is_no_success_while_a_done_row_is_under_the_gate() -> None:
+    plan = RenderPlan("trial", to_run=(), done=(JOBS[0],), held=(), low_identity=(JOBS[0],))
+    summary = idle_summary(plan, CLIPS)
+    assert (summary.done_before, summary.low_identity, summary.exit_code) == (1, 1, 1)
+
+
 def test_failure_taken_back_is_none_until_the_row_ends_again() -> None:
     outcomes = Outcomes()
     died = Failed(ErrorCode.WORKER_DIED, "its process died")
