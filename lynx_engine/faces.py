@@ -65,6 +65,7 @@ class SubjectFaces:
         self._combined: dict[tuple[tuple[FaceKey, ...], str], SubjectFace] = {}
         self._locks: dict[tuple[FaceKey, str], threading.Lock] = {}
         self._encoders: dict[str, str] = {}
+        self._named: set[tuple[str, str]] = set()
         self._guard = threading.Lock()
 
     def face_of(self, job: RenderJob, device: str) -> SubjectFace | None:
@@ -87,6 +88,7 @@ class SubjectFaces:
             self._photo_face(job, photo, key, device)
             for photo, key in zip(job.photos, keys, strict=True)
         ]
+        self._remember_name(job)
         if len(faces) == 1:
             return faces[0]
         from lynx_engine.identity.embed import mean_face
@@ -96,6 +98,17 @@ class SubjectFaces:
             if combined not in self._combined:
                 self._combined[combined] = mean_face(faces)
             return self._combined[combined]
+
+    def _remember_name(self, job: RenderJob) -> None:
+        """Let `forget` find the photos by what this job calls their subject."""
+        for digest in job.photo_digests:
+            if (digest, job.subject) in self._named:
+                continue
+            self._named.add((digest, job.subject))
+            try:
+                self._vault.remember(digest, job.subject)
+            except (OSError, RefusedError) as error:
+                logger.warning("the name %s is not remembered: %s", job.subject, error)
 
     def _photo_face(self, job: RenderJob, photo: Path, face: FaceKey, device: str) -> SubjectFace:
         key = (face, get_variant(job.variant).face_encoder)
@@ -167,13 +180,10 @@ class SubjectFaces:
     def _look_up(self, digest: str, entry: str, name: str) -> SubjectFace | None:
         try:
             data = self._vault.get(digest, entry)
-            if data is None:
-                return None
-            self._vault.remember(digest, name)
         except (OSError, RefusedError) as error:
             logger.warning("the face of %s is not looked up: %s", name, error)
             return None
-        return unpack_face(data)
+        return None if data is None else unpack_face(data)
 
     def _keep(self, digest: str, entry: str, face: SubjectFace, name: str) -> None:
         # What cannot be kept is computed again; a full disk stops the campaign where it matters.

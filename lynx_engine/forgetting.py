@@ -74,6 +74,7 @@ class _Logs:
     """The records of every campaign whose log is whole, and what is wrong with the others."""
 
     whole: Mapping[str, pl.DataFrame]
+    damaged: frozenset[str]
     problems: tuple[Problem, ...]
 
     def subjects(self) -> set[str]:
@@ -195,13 +196,14 @@ def _check_known(subjects: Sequence[str], known: set[str], settings: Settings) -
 
 def _read_logs(settings: Settings) -> _Logs:
     whole: dict[str, pl.DataFrame] = {}
-    problems: list[Problem] = []
+    damaged: dict[str, tuple[Problem, ...]] = {}
     for folder in sorted(settings.outputs_dir.glob(f"*/{LOG_FOLDER}")):
         try:
             whole[folder.parent.name] = read_parts(folder)
         except DamagedError as error:
-            problems += error.problems
-    return _Logs(whole, tuple(problems))
+            damaged[folder.parent.name] = error.problems
+    problems = tuple(problem for found in damaged.values() for problem in found)
+    return _Logs(whole, frozenset(damaged), problems)
 
 
 def _folder_names(
@@ -240,9 +242,10 @@ def _sheets_of(
     A picture without its page shows nobody knows whom; it is made again by one command.
     """
     folder = settings.campaign_dir(campaign)
-    rows = logs.rows_of(campaign, subjects)
     sheet = folder / SHEET
-    if sheet.is_file() and not _names(sheet, subjects) and rows is not None and rows.is_empty():
+    rows = logs.rows_of(campaign, subjects)
+    rendered = campaign in logs.damaged or (rows is not None and not rows.is_empty())
+    if not rendered and sheet.is_file() and not _names(sheet, subjects):
         return []
     return [file for pattern in _SHEET_FILES for file in sorted(folder.glob(pattern))]
 

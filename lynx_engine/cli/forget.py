@@ -19,7 +19,7 @@ EXAMPLE = "Example: lynx-engine forget host --clips --dry-run"
 
 
 def command(
-    subjects: Annotated[list[str], typer.Argument(help="Names of subjects.", metavar="SUBJECT...")],
+    subjects: Annotated[list[str], typer.Argument(help="Names of subjects.", metavar="SUBJECT")],
     manifest: Annotated[
         Path | None,
         typer.Option(

@@ -88,7 +88,7 @@ def mean_face(faces: Sequence[SubjectFace]) -> SubjectFace:
         raise RowError(ErrorCode.FACE, text)
     return SubjectFace(
         landmarks=faces[0].landmarks,
-        embedding=(mean / length).astype(np.float32),
+        embedding=np.asarray(mean / length, dtype=np.float32),
         reference_crop=faces[0].reference_crop,
     )
 

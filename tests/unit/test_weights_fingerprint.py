@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lynx_engine.errors import RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.variants import get_variant
-from lynx_engine.weights.fingerprint import weights_fingerprint
+from lynx_engine.weights.fingerprint import encoder_fingerprint, weights_fingerprint
 from lynx_engine.weights.lock import LockedFile, add_to_lock
 from tests.support.weights import write_public_layout
 
@@ -125,3 +125,30 @@ def test_same_files_in_a_layout_of_ones_own_have_the_same_fingerprint(
         (models / entry).rename(elsewhere / own)
     paths = tuple((entry, elsewhere / own) for entry, own in names.items())
     assert weights_fingerprint(FULL, ModelFolders(models, paths)) == before
+
+
+def test_variants_of_one_recogniser_share_its_fingerprint_which_follows_its_file_alone(
+    models: Path,
+) -> None:
+    lite = get_variant("lynx_lite")
+    assert encoder_fingerprint(FULL, models).startswith("sha256:"), "the lock lists it"
+    (models / "models.lock.json").rename(models / "aside")
+    before = encoder_fingerprint(FULL, models)
+    assert encoder_fingerprint(lite, models) == before
+    (models / "aside").rename(models / "models.lock.json")
+    assert weights_fingerprint(lite, models) != weights_fingerprint(FULL, models)
+    adapter = models / "lynx_full" / "ref_layers.safetensors"
+    adapter.write_bytes(adapter.read_bytes() + b" ")
+    (models / "models.lock.json").unlink()
+    assert encoder_fingerprint(FULL, models) == before
+    path = models / FULL.face_encoder
+    path.write_bytes(path.read_bytes() + b" ")
+    assert encoder_fingerprint(FULL, models) != before
+    add_to_lock(models, {FULL.face_encoder: LockedFile("ab" * 32)})
+    assert encoder_fingerprint(FULL, models) == f"sha256:{'ab' * 32}"
+    tiny = encoder_fingerprint(get_variant("tiny"), models)
+    assert tiny == encoder_fingerprint(get_variant("tiny_lite"), models)
+    path.unlink()
+    (models / "models.lock.json").unlink()
+    with pytest.raises(RowError, match="cannot be read"):
+        encoder_fingerprint(FULL, models)
