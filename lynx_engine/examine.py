@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import ErrorCode, LynxError, RowError
+from lynx_engine.errors import ErrorCode, LynxError, ProblemsError, RowError
 from lynx_engine.identity.evaluators import choose_evaluator
 from lynx_engine.identity.score import LikenessTarget, score_likeness
 from lynx_engine.media.look import look_at
@@ -83,6 +83,8 @@ def _unscored(error: Exception) -> RowError:
 
 
 def _in_words(error: Exception) -> str:
+    if isinstance(error, ProblemsError):
+        return " ".join(problem.text for problem in error.problems)
     if isinstance(error, LynxError):
         return str(error)
     return f"{type(error).__name__}: {error}."

@@ -43,7 +43,7 @@ class RowInFlight:
     Attributes:
         clip: File name its clip will have.
         device: `cpu`, `cuda:0`, ...; "" where a run has several and the row's one is not known.
-        stage: load, text, subject, denoise, decode, encode or check.
+        stage: load, text, subject, denoise, decode, encode, check or score.
         done: Steps of the stage that are done.
         total: Steps of the stage.
         since: UTC, when the row's first stage began.

@@ -329,7 +329,7 @@ def _examine(task: RenderTask) -> Findings:
 
     try:
         frames = read_frames(task.draft)
-    except RowError as error:
+    except Exception as error:
         if task.job.gate:
             raise
         logger.warning("nobody looked at %s: %s", task.job.clip_name, error)

@@ -34,14 +34,13 @@ class LikenessSummary:
 
     def __str__(self) -> str:
         """Return it in one line."""
-        plural = "s" * (self.clips != 1)
-        told = "no face" if self.mean is None else f"{self.mean:.2f}"
-        if self.threshold is None:
-            meaning = self.calibration
-        else:
-            meaning = f"{self.under} under {self.threshold:g}"
+        clips = f"{self.clips} clip{'s' * (self.clips != 1)}"
+        if self.mean is None:
+            return f"likeness unknown, no face in {clips} ({self.evaluator})"
+        under = "" if self.threshold is None else f"{self.under} under {self.threshold:g}"
         hidden = f", {self.no_face} without a face" if self.no_face else ""
-        return f"likeness {told} in {self.clips} clip{plural}, {meaning}{hidden} ({self.evaluator})"
+        told = f"{self.mean:.2f} in {clips}, {under or self.calibration}{hidden}"
+        return f"likeness {told} ({self.evaluator})"
 
 
 def summarise_likeness(

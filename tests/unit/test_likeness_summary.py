@@ -1,0 +1,72 @@
+"""What the commands that look back make of recorded scores; the records are made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from lynx_engine.cli.likeness import likeness_column, summarise_likeness
+from lynx_engine.provenance.schema import record_columns
+from tests.support.jobs import make_job, record_of
+
+DLIB = {"evaluator": "dlib 20", "evaluator_calibration": "0.4: distance 0.6"}
+OTHER = {"evaluator": "insightface 2", "evaluator_calibration": "uncalibrated"}
+
+
+def log_of(*rows: dict[str, Any]) -> pl.DataFrame:
+    """A log of clips, each of its own request unless it says its `seed`."""
+    records = []
+    for number, row in enumerate(rows):
+        changes = dict(row)
+        seed = changes.pop("seed", number)
+        records.append(record_of(make_job(seed=seed), **changes))
+    return pl.DataFrame(
+        [{name: getattr(record, name) for name in record_columns()} for record in records],
+        schema=record_columns(),
+    )
+
+
+def scored(mean: float | None, **more: object) -> dict[str, object]:
+    return {**DLIB, "identity_mean": mean, "face_share": 0.0 if mean is None else 1.0, **more}
+
+
+def test_clips_under_the_threshold_and_those_without_a_face_are_counted() -> None:
+    log = log_of(scored(0.3), scored(0.4), scored(0.8), scored(None), {})
+    (summary,) = summarise_likeness(log)
+    assert summary.mean == pytest.approx(0.5)
+    assert (summary.clips, summary.under, summary.no_face) == (4, 1, 1)
+    assert str(summary) == ("likeness 0.50 in 4 clips, 1 under 0.4, 1 without a face (dlib 20)")
+
+
+def test_scale_without_a_threshold_is_told_as_uncalibrated_and_never_mixed() -> None:
+    dlib, other = summarise_likeness(log_of(scored(0.3), scored(0.9, **OTHER)))
+    assert (dlib.mean, dlib.under) == (0.3, 1)
+    assert (other.mean, other.under, other.threshold) == (0.9, None, None)
+    assert str(other) == "likeness 0.90 in 1 clip, uncalibrated (insightface 2)"
+
+
+def test_only_the_latest_clip_of_a_request_counts_and_tries_without_one_do_not() -> None:
+    log = log_of(scored(0.1, seed=7), scored(0.2, seed=7), scored(0.9, seed=7, clip=""))
+    (summary,) = summarise_likeness(log)
+    assert (summary.clips, summary.mean) == (1, 0.2)
+
+
+def test_requests_that_the_manifest_does_not_make_are_left_out() -> None:
+    log = log_of(scored(0.1), scored(0.9))
+    (summary,) = summarise_likeness(log, {log["job_id"][1]})
+    assert (summary.clips, summary.mean) == (1, 0.9)
+    assert summarise_likeness(log, frozenset()) == []
+
+
+def test_campaign_that_shows_nobody_has_no_mean() -> None:
+    (summary,) = summarise_likeness(log_of(scored(None), scored(None)))
+    assert summary.mean is None
+    assert str(summary) == "likeness unknown, no face in 2 clips (dlib 20)"
+
+
+def test_column_tells_scores_no_face_and_nothing() -> None:
+    log = log_of(scored(0.456), scored(None), scored(-0.02), {})
+    assert log.select(likeness_column()).to_series().to_list() == ["0.46", "no face", "-0.02", ""]
+    assert log.clear().select(likeness_column()).height == 0
