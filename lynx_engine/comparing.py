@@ -191,19 +191,18 @@ class Measuring:
         asked: Row = {**wanted, **by}
         if known and all(known.get(name) == asked[name] for name in same):
             self.reused += 1
-            kept: Row = {name: known.get(name) for name in self._measures}
-            return {**kept, **dict.fromkeys(self._columns_by), **asked}
-        self.measured += 1
-        found: Row = {**dict.fromkeys(self._measures), **dict.fromkeys(self._columns_by)}
-        return {**found, **asked, **self._look(clip, judges)}
+            # Not what somebody measured who is not here any more: the footnote would be another's.
+            there = ("motion", "sharpness", "face_share", *(judge.column for judge in judges))
+            found = {name: known.get(name) for name in there}
+        else:
+            self.measured += 1
+            found = self._look(clip, judges)
+        empty = dict.fromkeys((*self._measures, *(f"{j.column}_by" for j in self.judges)))
+        return {**empty, **asked, **found}
 
     @property
     def _measures(self) -> tuple[str, ...]:
         return (*(judge.column for judge in self.judges), "motion", "sharpness", "face_share")
-
-    @property
-    def _columns_by(self) -> tuple[str, ...]:
-        return tuple(f"{judge.column}_by" for judge in self.judges)
 
     def _look(self, clip: DoneClip, judges: Sequence[Judge]) -> Row:
         frames = read_frames(clip.path)

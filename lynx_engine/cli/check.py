@@ -26,7 +26,7 @@ def command(
 
     Faces and weights are looked at by `render`: a manifest can be written where neither is.
     """
-    from lynx_engine.cli.console import say, say_json
+    from lynx_engine.cli.console import note, say, say_json
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.settings import load_settings
@@ -38,8 +38,11 @@ def command(
     unchecked = dict.fromkeys(REGISTRY, "unchecked")
     plan = plan_renders(read, replace(facts, weights=unchecked, weights_problems={}))
     rows = len(plan.to_run) + len(plan.done) + len(plan.held)
+    for warning in plan.warnings:
+        note(str(warning))
     if json:
-        say_json({"campaign": read.campaign, "rows": rows, "problems": []})
+        warnings = [{"where": w.where, "text": w.text} for w in plan.warnings]
+        say_json({"campaign": read.campaign, "rows": rows, "problems": [], "warnings": warnings})
     elif not quiet:
         name = shlex.quote(str(manifest))
         say(f"{manifest}: {rows} rows, no problems. `lynx-engine plan {name}` says what runs.")

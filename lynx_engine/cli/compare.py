@@ -105,7 +105,7 @@ def _done_clips(
     if not plan.done:
         text = f"no row of {plan.campaign} has a clip; `lynx-engine render` makes them"
         raise RefusedError([Problem(manifest.path, text)], outcome=outcome)
-    # A variant without identity may name a subject, too: its strangers are worth a line.
+    # A variant without identity may name a subject, too: it shows how alike strangers are.
     subjects = {name: manifest.subjects.get(name) for name in {job.subject for job in plan.done}}
     problems = [
         problem
@@ -158,7 +158,8 @@ def _show(campaign: str, found: Comparison) -> None:
         show_table("paired differences", ("", *heads), rows)
     for column in found.columns:
         say(f"{column.title}: {column.footnote}")
-    say("Below each mean: 95 % interval over pairs of subject and prompt, by bootstrap.")
+    if any(e is not None and e.low is not None for x in found.lines for e in x.estimates.values()):
+        say("Below each mean: 95 % interval over pairs of subject and prompt, by bootstrap.")
     for remark in found.remarks:
         note(remark)
 

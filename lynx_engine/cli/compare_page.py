@@ -11,8 +11,8 @@ from lynx_engine.cli.console import visible
 from lynx_engine.compare import RESAMPLES, Column, Comparison, Estimate
 
 _STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1c1c1a; --paper: #fdfdfb; --soft: #6b6b66; --line: #dcdcd6 }
+:root { color-scheme: light dark; --ink: #1c1c1a; --paper: #fdfdfb; --soft: #6b6b66;
+  --line: #dcdcd6 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ececea; --paper: #191a1c; --soft: #a3a39d; --line: #3a3b3e }
 }
@@ -28,6 +28,7 @@ th:first-child, td:first-child { text-align: left }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600 }
 small { display: block; color: var(--soft) }
 sup, .soft { color: var(--soft) }
+sup { line-height: 0 }
 li { margin: .3rem 0; overflow-wrap: anywhere }
 """
 
