@@ -21,8 +21,8 @@ from lynx_engine.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lynx_engine.compare import Column, Comparison, Estimate
-    from lynx_engine.comparing import DoneClip
+    from lynx_engine.comparison.measuring import DoneClip
+    from lynx_engine.comparison.statistics import Column, Comparison, Estimate
     from lynx_engine.jobs import RenderPlan
     from lynx_engine.manifest.values import Manifest
     from lynx_engine.planning import PlanFacts
@@ -43,14 +43,14 @@ def command(
 
     Also written: compare.parquet, a row a clip, and compare.html, both beside the clips' log.
     """
-    from lynx_engine.cli.compare_page import compare_page
     from lynx_engine.cli.console import note, say, say_json
-    from lynx_engine.compare import compare_variants
-    from lynx_engine.comparing import FILE, Measuring, columns_of, find_judges
+    from lynx_engine.comparison.measuring import FILE, Measuring, columns_of, find_judges
+    from lynx_engine.comparison.statistics import compare_variants
     from lynx_engine.errors import ExitCode
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.planning import plan_renders
     from lynx_engine.provenance.files import write_durably
+    from lynx_engine.report.comparison_page import compare_page
     from lynx_engine.settings import load_settings
     from lynx_engine.survey import gather_facts
 
@@ -95,7 +95,7 @@ def _done_clips(
     Raises:
         RefusedError: If there is none, or a subject's photos must not be looked at.
     """
-    from lynx_engine.comparing import DoneClip
+    from lynx_engine.comparison.measuring import DoneClip
     from lynx_engine.errors import Problem, RefusedError
     from lynx_engine.planning import consent_problems
     from lynx_engine.provenance.store import read_log
@@ -172,7 +172,7 @@ def _rows_of(
     sign: bool = False,
 ) -> list[tuple[str, ...]]:
     """Return a row of means and, if there are any, one of their intervals."""
-    from lynx_engine.cli.compare_page import write_interval, write_number
+    from lynx_engine.report.comparison_page import write_interval, write_number
 
     found = [(estimates[column.name], column.digits) for column in columns]
     means = ["-" if e is None else write_number(e.mean, d, sign=sign) for e, d in found]

@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 
 import lynx_engine
 from flows.run import render
-from lynx_engine.cli import compare_page
 from lynx_engine.cli.app import app
-from lynx_engine.compare import Column, ScoredClip, compare_variants
-from lynx_engine.comparing import FILE, Judge, read_rows
+from lynx_engine.comparison.measuring import FILE, Judge, read_rows
+from lynx_engine.comparison.statistics import Column, ScoredClip, compare_variants
 from lynx_engine.errors import ExitCode, RefusedError
 from lynx_engine.identity.withdrawals import restore, withdraw
+from lynx_engine.report import comparison_page
 from lynx_engine.settings import load_settings
 from tests.support import faces
 from tests.support.jobs import astronaut
@@ -111,7 +111,7 @@ def test_a_second_comparison_decodes_nothing(studio: Path, monkeypatch: pytest.M
     def refuse(path: Path) -> None:
         raise AssertionError(f"{path} was decoded again")
 
-    monkeypatch.setattr("lynx_engine.comparing.read_frames", refuse)
+    monkeypatch.setattr("lynx_engine.comparison.measuring.read_frames", refuse)
     assert table(studio) == first
 
 
@@ -136,7 +136,7 @@ def test_the_score_of_a_recogniser_that_is_gone_is_not_shown_as_anothers(
 ) -> None:
     table(studio)
     monkeypatch.setattr(
-        "lynx_engine.comparing.find_judges", lambda _: [Judge("dlib", None, "gone")]
+        "lynx_engine.comparison.measuring.find_judges", lambda _: [Judge("dlib", None, "gone")]
     )
     found = table(studio)
     assert [line["estimates"]["dlib"] for line in found["lines"]] == [None] * 3
@@ -183,7 +183,7 @@ def test_markup_in_names_and_footnotes_is_text() -> None:
     hostile = "<script>alert(1)</script>\u202e"
     clips = [ScoredClip("j", hostile, hostile, "p", 1, {"x": 0.5})]
     columns: Sequence[Column] = [Column("x", hostile, hostile)]
-    page = compare_page.compare_page(hostile, compare_variants(clips, [hostile], columns))
+    page = comparison_page.compare_page(hostile, compare_variants(clips, [hostile], columns))
     assert "<script" not in page
     assert "\u202e" not in page
     assert page.count("&lt;script&gt;") >= 4

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from lynx_engine.compare import (
+from lynx_engine.comparison.statistics import (
     LEAST_CELLS,
     Column,
     ScoredClip,

@@ -2,7 +2,7 @@
 
 Clips are decoded and looked at afresh, in this process, on one CPU thread. What was measured is
 kept in `compare.parquet` beside the log, a row a clip, and taken from there again while the clip's
-bytes and whoever measured it are the same. The table of it is `compare.py`'s business.
+bytes and whoever measured it are the same. The table of it is `statistics.py`'s business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.compare import Column, ScoredClip
+from lynx_engine.comparison.statistics import Column, ScoredClip
 from lynx_engine.digest import digest_file, digest_mapping
 from lynx_engine.errors import ErrorCode, Problem, RefusedError, RowError
 from lynx_engine.identity.detect import choose_face, detector_name, find_faces

@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from lynx_engine.cli.console import visible
-from lynx_engine.compare import RESAMPLES, Column, Comparison, Estimate
+from lynx_engine.comparison.statistics import RESAMPLES, Column, Comparison, Estimate
+from lynx_engine.report.texts import visible
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1a; --paper: #fdfdfb; --soft: #6b6b66;

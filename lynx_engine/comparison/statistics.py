@@ -1,6 +1,6 @@
 """Statistics of a campaign over several variants: means, intervals, paired differences.
 
-Pure: scores in, numbers and remarks out. Who measured the scores is `comparing.py`'s business.
+Pure: scores in, numbers and remarks out. Who measured the scores is `measuring.py`'s business.
 
 The unit is a cell, one subject with one prompt: seeds are averaged within it first, so that a cell
 with ten seeds weighs as much as one with two. A mean is over cells, and its interval holds with
