@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import ErrorCode, RefusedError, RowError
-from lynx_engine.preflight import FaceKey, Preflight, face_keys
+from lynx_engine.identity.quality import Advice
+from lynx_engine.preflight import FaceKey, PhotoReport, Preflight, face_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lynx_engine.identity.score import LikenessTarget
     from lynx_engine.identity.vault import Vault
     from lynx_engine.jobs import RenderJob
+    from lynx_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class SubjectLikeness:
     """Embeds subject photos for the evaluator, each once; safe to use from several threads.
 
     Attributes:
+        evaluator: Who scores; None where nobody does.
         embedded: Photos that the evaluator was run on.
     """
 
@@ -54,7 +58,7 @@ class SubjectLikeness:
         self.embedded = 0
         self._preflight = preflight
         self._setting = resolve_setting(setting)
-        self._evaluator = choose_evaluator(self._setting)
+        self.evaluator = choose_evaluator(self._setting)
         self._vault = vault
         self._known: dict[FaceKey, npt.NDArray[np.float32]] = {}
         self._guard = threading.Lock()
@@ -72,15 +76,14 @@ class SubjectLikeness:
 
         from lynx_engine.identity.score import LikenessTarget
 
-        evaluator = self._evaluator
+        evaluator = self.evaluator
         if evaluator is None or not job.photos:
             return None
         try:
-            with self._guard:
-                embeddings = [
-                    self._embedding(evaluator, job.subject, photo, key)
-                    for photo, key in zip(job.photos, face_keys(job), strict=True)
-                ]
+            embeddings = [
+                self.embed(job.subject, photo, key)
+                for photo, key in zip(job.photos, face_keys(job), strict=True)
+            ]
         except Exception as error:
             if job.gate:
                 raise RowError(
@@ -92,6 +95,23 @@ class SubjectLikeness:
             return None
         mean = np.stack(embeddings).mean(axis=0)
         return LikenessTarget(self._setting, evaluator.name, mean)
+
+    def embed(self, subject: str, photo: Path, key: FaceKey) -> npt.NDArray[np.float32]:
+        """Return the evaluator's embedding of one face of one photo, float32 [D].
+
+        Args:
+            subject: The subject's name, for the vault and the log.
+            photo: The file.
+            key: Its digest, and which face.
+
+        Raises:
+            RowError: IMAGE, FACE or SCORE.
+            ValueError: If nobody scores.
+        """
+        if self.evaluator is None:
+            raise ValueError("there is no evaluator")
+        with self._guard:
+            return self._embedding(self.evaluator, subject, photo, key)
 
     def _embedding(
         self, evaluator: Evaluator, subject: str, photo: Path, key: FaceKey
@@ -152,6 +172,61 @@ class SubjectLikeness:
             text = f"{evaluator.name} made an embedding of {photo} that holds NaN."
             raise RowError(ErrorCode.SCORE, text)
         return embedding
+
+
+def with_outliers(
+    reports: Sequence[PhotoReport], *, settings: Settings, vault: Vault | None
+) -> tuple[PhotoReport, ...]:
+    """Add to photos of one subject that one is unlike the others, as the evaluator sees them.
+
+    Subjects with one photo are left as they are, and all of them where nobody scores.
+
+    Args:
+        reports: What the pre-flight says; photos that are refused are not held against others.
+        settings: Which evaluator.
+        vault: Where embeddings outlive the run; None keeps nothing.
+
+    Raises:
+        RefusedError: If the evaluator asked for is not installed.
+    """
+    from lynx_engine.identity.embed import SAME_PERSON_COSINE, outlier_photos
+
+    groups: dict[str, list[int]] = {}
+    for place, report in enumerate(reports):
+        if report.fault is None and report.chosen is not None:
+            groups.setdefault(report.subject, []).append(place)
+    groups = {subject: places for subject, places in groups.items() if len(places) > 1}
+    told = list(reports)
+    if not groups:
+        return tuple(told)
+    embedder = SubjectLikeness(Preflight({}, {}), settings.evaluator, vault=vault)
+    evaluator = embedder.evaluator
+    if evaluator is None:
+        return tuple(told)
+    least = SAME_PERSON_COSINE if evaluator.threshold is None else evaluator.threshold
+    for places in groups.values():
+        embeddings = [_embed_chosen(embedder, told[n]) for n in places]
+        for n in outlier_photos(embeddings, score=evaluator.score, least=least):
+            report = told[places[n]]
+            advice = (*report.advice, _unlike(len(places) - 1))
+            told[places[n]] = replace(report, advice=advice)
+    return tuple(told)
+
+
+def _embed_chosen(embedder: SubjectLikeness, report: PhotoReport) -> npt.NDArray[np.float32]:
+    from lynx_engine.media.images import inspect_photo
+
+    key = (inspect_photo(report.photo).digest, f"index:{report.chosen}")
+    return embedder.embed(report.subject, report.photo, key)
+
+
+def _unlike(others: int) -> Advice:
+    which = "the other photo" if others == 1 else f"the other {others} photos"
+    return Advice(
+        "unlike",
+        f"the face is unlike {which} of this subject. If it is another person, remove the photo; "
+        "it takes part in the mean until then.",
+    )
 
 
 def _entry(evaluator: Evaluator, choice: str) -> str:

@@ -156,6 +156,7 @@ def _plan(
         RefusedError: With every problem.
     """
     from lynx_engine.errors import RefusedError
+    from lynx_engine.likeness import with_outliers
     from lynx_engine.manifest.read import in_file_order, read_manifest
     from lynx_engine.preflight import face_problems, faults, look_at_photos, photo_vault
     from lynx_engine.survey import gather_facts
@@ -170,6 +171,7 @@ def _plan(
         raise RefusedError(in_file_order(problems)) from None
     needed = {p.job.subject for p in plan.to_run if p.job.photos}
     reports = look_at_photos(read, facts, vault=vault, subjects=needed)
+    reports = with_outliers(reports, settings=settings, vault=vault)
     problems = faults(reports)
     if problems and not skip_bad_rows:
         raise RefusedError(problems)

@@ -35,6 +35,7 @@ def command(
     """
     from lynx_engine.cli.console import note, say, say_json, show_table
     from lynx_engine.errors import ExitCode, RefusedError
+    from lynx_engine.likeness import with_outliers
     from lynx_engine.manifest.read import read_manifest
     from lynx_engine.preflight import faults, look_at_photos, photo_vault
     from lynx_engine.report.contact_sheet import write_contact_sheet
@@ -44,7 +45,9 @@ def command(
     settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
     _check_subjects(read)
-    reports = look_at_photos(read, gather_facts(read, settings), vault=photo_vault(settings))
+    vault = photo_vault(settings)
+    reports = look_at_photos(read, gather_facts(read, settings), vault=vault)
+    reports = with_outliers(reports, settings=settings, vault=vault)
     sheet: tuple[Path, ...] = ()
     if reports and not no_sheet:
         sheet = write_contact_sheet(settings.campaign_dir(read.campaign), read.campaign, reports)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 SAME_PERSON_COSINE = 0.32
 """Least cosine of two ArcFace embeddings of one person: serengil/deepface takes a cosine distance
-of 0.68 as its bound, tuned on LFW. A mean of several embeddings lies nearer to a further one of the
-same person than each of them does, so the bound is on the safe side of a false alarm."""
+of 0.68 as its bound, tuned on LFW. It stands in where a recogniser is uncalibrated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,16 +92,20 @@ def mean_face(faces: Sequence[SubjectFace]) -> SubjectFace:
 
 
 def outlier_photos(
-    embeddings: Sequence[npt.NDArray[np.float32]], *, least: float = SAME_PERSON_COSINE
+    embeddings: Sequence[npt.NDArray[np.float32]],
+    *,
+    score: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], float],
+    least: float,
 ) -> tuple[int, ...]:
     """Return which photos are unlike the others of the same subject.
 
-    A photo is unlike if its cosine to the mean of all others is below `least`. Of two photos that
+    A photo is unlike if it scores below `least` against the mean of all others. Of two photos that
     differ nobody can say which is wrong: both are told.
 
     Args:
-        embeddings: One for each photo, float32 [D], of length 1, all by one recogniser.
-        least: The least cosine that passes; the default is ArcFace's.
+        embeddings: One for each photo, float32 [D], all by one recogniser.
+        score: That recogniser's likeness of two embeddings.
+        least: The least score at which two faces count as one person.
 
     Returns:
         Positions in `embeddings`, in order; none for fewer than two.
@@ -111,23 +113,8 @@ def outlier_photos(
     if len(embeddings) < 2:
         return ()
     stacked = np.asarray(embeddings, dtype=np.float64)
-    others = stacked.sum(axis=0) - stacked  # [n, D]: the sum of all but each
-    lengths = np.linalg.norm(others, axis=1)
-    # Others that cancel point nowhere: nothing resembles them.
-    cosines = np.sum(stacked * others, axis=1) / np.maximum(lengths, 1e-12)
-    return tuple(int(n) for n in np.flatnonzero(cosines < least))
-
-
-def outlier_letter(subject: str, photo: Path, photos: int) -> str:
-    """Return the warning about a photo that is unlike the others of its subject.
-
-    Args:
-        subject: The subject's name.
-        photo: The photo.
-        photos: How many the subject has.
-    """
-    which = "the other photo" if photos == 2 else f"the other {photos - 1} photos"
-    return (
-        f"subject '{subject}': the face in {photo} is unlike {which}. If it is another person, "
-        "remove it; it takes part in the mean until then."
-    )
+    # [n, D]: for each photo the mean of all others.
+    others = ((stacked.sum(axis=0) - stacked) / (len(stacked) - 1)).astype(np.float32)
+    scores = (score(one, other) for one, other in zip(embeddings, others, strict=True))
+    # Others that cancel have no direction, and a score that is no number: nothing resembles them.
+    return tuple(n for n, value in enumerate(scores) if not value >= least)

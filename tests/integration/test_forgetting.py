@@ -108,4 +108,4 @@ def test_damaged_log_or_key_keeps_no_face_but_clips_that_cannot_be_told(
     assert vault.kept() == ()
     assert [problem.where.startswith(str(part)) for problem in left.unread] == [True]
     assert len(list((folder / "clips").iterdir())) == 1
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []

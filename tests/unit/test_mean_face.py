@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from lynx_engine.errors import ErrorCode, RowError
-from lynx_engine.identity.embed import SubjectFace, mean_face, outlier_letter, outlier_photos
+from lynx_engine.identity.embed import SAME_PERSON_COSINE, SubjectFace, mean_face, outlier_photos
+from lynx_engine.identity.evaluators import cosine
 
 
 def at_angle(degrees: float) -> npt.NDArray[np.float32]:
@@ -54,31 +53,29 @@ def test_no_photo_and_photos_that_cancel_have_no_mean() -> None:
     assert caught.value.code is ErrorCode.FACE
 
 
+def unlike(
+    embeddings: list[npt.NDArray[np.float32]], *, least: float = SAME_PERSON_COSINE
+) -> tuple[int, ...]:
+    return outlier_photos(embeddings, score=cosine, least=least)
+
+
 def test_photo_unlike_the_others_is_found_wherever_it_stands() -> None:
     alike = [at_angle(degrees) for degrees in (0, 10, 20)]
-    assert outlier_photos(alike) == ()
+    assert unlike(alike) == ()
     for place in range(4):
         photos = [*alike[:place], at_angle(100), *alike[place:]]
-        assert outlier_photos(photos) == (place,)
+        assert unlike(photos) == (place,)
 
 
 def test_of_two_photos_that_differ_both_are_told() -> None:
-    assert outlier_photos([at_angle(0), at_angle(90)]) == (0, 1)
-    assert outlier_photos([at_angle(0), at_angle(60)]) == ()
-    assert outlier_photos([at_angle(0)]) == ()
-    assert outlier_photos([]) == ()
+    assert unlike([at_angle(0), at_angle(90)]) == (0, 1)
+    assert unlike([at_angle(0), at_angle(60)]) == ()
+    assert unlike([at_angle(0)]) == ()
+    assert unlike([]) == ()
 
 
 def test_bound_is_the_cosine_to_the_mean_of_the_others() -> None:
     # cos 71 degrees = 0.326, cos 72 degrees = 0.309: the bound of 0.32 lies between.
-    assert outlier_photos([at_angle(0), at_angle(71)]) == ()
-    assert outlier_photos([at_angle(0), at_angle(72)]) == (0, 1)
-    assert outlier_photos([at_angle(0), at_angle(72)], least=0.3) == ()
-
-
-def test_warning_names_the_photo_and_what_to_do() -> None:
-    assert outlier_letter("host", Path("b.png"), 3) == (
-        "subject 'host': the face in b.png is unlike the other 2 photos. If it is another person, "
-        "remove it; it takes part in the mean until then."
-    )
-    assert "unlike the other photo." in outlier_letter("host", Path("b.png"), 2)
+    assert unlike([at_angle(0), at_angle(71)]) == ()
+    assert unlike([at_angle(0), at_angle(72)]) == (0, 1)
+    assert unlike([at_angle(0), at_angle(72)], least=0.3) == ()
