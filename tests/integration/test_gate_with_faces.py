@@ -121,7 +121,7 @@ def test_a_row_under_the_bar_is_told_of_by_every_command_until_a_retry_mends_it(
 
     code, out, _ = command("render", "m.yaml")
     assert code == 1, "it is done, and still under the bar"
-    assert out.startswith("gated: nothing to do; 1 clips are done.")
+    assert out.startswith("gated: nothing to do; 1 clip is done.")
     assert "1 clip is under the identity gate; `lynx-engine status m.yaml`" in out
     assert "1 done (1 low identity)" in command("plan", "m.yaml")[1]
 

@@ -154,8 +154,8 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
         ("variant: tinny", "there is no variant 'tinny', did you mean 'tiny'?"),
         ("variant: lynx_full", "lynx_full can depict people, and no safety classifier looks at "
          "its frames here. Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models "
-         "pull safety`), or take responsibility for what is rendered: write safety: "
-         "acknowledged-off (it is recorded with every clip)"),
+         "pull safety`) and have the setting classifiers allow it, or take responsibility for what "
+         "is rendered: write safety: acknowledged-off (it is recorded with every clip)"),
         ("variant: tiny_lite, guidance_identity: 2.0", "guidance_identity has no effect: tiny_lite "
          "has no identity branch. Remove it here (in YAML, defaults may hold it for the variants "
          "that have one)"),
