@@ -257,6 +257,20 @@ def test_two_rows_that_are_one_clip_are_refused_with_both_lines() -> None:
     ) == ["m.yaml:9: rows at m.yaml:7 and m.yaml:9 are one clip; remove one"]
 
 
+def test_one_photo_under_two_names_makes_one_clip_and_the_names_are_told() -> None:
+    Path("n.yaml").write_text(
+        "subjects: {ann: {image: a.png, synthetic: true}, eve: {image: b.png, synthetic: true}}\n"
+        "matrix: [{subject: [ann, eve], text: x, variant: tiny}]\n"
+    )
+    same = (PhotoFacts("digest", 512, 512),)
+    with pytest.raises(RefusedError) as caught:
+        plan_renders(read_manifest("n.yaml"), replace(FACTS, photos={"ann": same, "eve": same}))
+    assert [str(problem) for problem in caught.value.problems] == [
+        "n.yaml:2: two combinations here are one clip, since 'ann' and 'eve' have the same photo; "
+        "remove the repeated value, or exclude one"
+    ]
+
+
 def test_subjects_that_a_variant_ignores_make_one_clip() -> None:
     assert letters(
         "matrix: [{subject: [host, robo], text: x, variant: wan, safety: acknowledged-off}]"
