@@ -80,7 +80,9 @@ def render_campaign(
             Path(manifest), devices=devices, cluster=cluster, skip_bad_rows=skip_bad_rows
         )
         if not run.plan.to_run:
-            return Completed(message=f"nothing to do; {len(run.plan.done)} clips are done")
+            count = len(run.plan.done)
+            done = "1 clip is done" if count == 1 else f"{count} clips are done"
+            return Completed(message=f"nothing to do; {done}")
         with log_file(turn.folder), open_run(run, turn) as campaign:
             return render_all(campaign)
 

@@ -329,7 +329,9 @@ def _twice(first: RenderJob, second: RenderJob, recipe: Recipe) -> Problem:
     cause = ""
     if first.subject != second.subject:
         cause = (
-            "" if recipe.spec.uses_subject else f", since {recipe.spec.name} ignores the subject"
+            f", since '{first.subject}' and '{second.subject}' have the same photo"
+            if recipe.spec.uses_subject
+            else f", since {recipe.spec.name} ignores the subject"
         )
     if first.where == second.where:
         return Problem(

@@ -282,8 +282,8 @@ def _unchecked(
             "safety",
             f"{spec.name} can depict people, and no safety classifier looks at its frames here. "
             "Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models pull "
-            "safety`), or take responsibility for what is rendered: write safety: "
-            "acknowledged-off (it is recorded with every clip)",
+            "safety`) and have the setting classifiers allow it, or take responsibility for what "
+            "is rendered: write safety: acknowledged-off (it is recorded with every clip)",
         )
 
 

@@ -27,6 +27,11 @@ _SETTINGS = """# Settings of this workspace; LYNX_MODELS and so on in the enviro
 # deadline_s = 1800        # seconds without a sign of life before any step alike was measured
 # deadline_floor_s = 60    # seconds without a sign of life that are always allowed
 # disk_check = true        # refuse a run whose clips would not find room on the disk
+# consent = "required"     # rows without a consent that holds: required (refused), warn or off
+# evaluator = "auto"       # who scores likeness: auto, insightface, dlib, none, or module:function
+# classifiers = "auto"     # who looks at finished frames: auto, none, or opennsfw, falconsai,
+#                          # module:function; opennsfw@0.5 is stricter than opennsfw
+# face_days = 30           # days that what was computed of a face is kept
 """
 
 

@@ -22,6 +22,9 @@ class LikenessSummary:
         threshold: From which on two faces count as one person; None where uncalibrated.
         under: Clips with a face whose mean is under it; None where uncalibrated.
         no_face: Clips that show no face.
+        least: The least likeness of any frame of any clip; None if no clip shows a face.
+        slope_per_s: Mean change of likeness a second; None where no clip tells one.
+        face_share: Mean part of the frames that show a face.
     """
 
     evaluator: str
@@ -31,6 +34,9 @@ class LikenessSummary:
     threshold: float | None
     under: int | None
     no_face: int
+    least: float | None
+    slope_per_s: float | None
+    face_share: float
 
     def __str__(self) -> str:
         """Return it in one line."""
@@ -39,7 +45,10 @@ class LikenessSummary:
             return f"likeness unknown, no face in {clips} ({self.evaluator})"
         under = "" if self.threshold is None else f"{self.under} under {self.threshold:g}"
         hidden = f", {self.no_face} without a face" if self.no_face else ""
-        told = f"{self.mean:.2f} in {clips}, {under or self.calibration}{hidden}"
+        parts = [] if self.least is None else [f"least {self.least:.2f}"]
+        parts += [] if self.slope_per_s is None else [f"slope {self.slope_per_s:+.2f}/s"]
+        frames = ", ".join([*parts, f"a face in {self.face_share:.0%} of the frames"])
+        told = f"{self.mean:.2f} in {clips}, {under or self.calibration}{hidden}; {frames}"
         return f"likeness {told} ({self.evaluator})"
 
 
@@ -64,26 +73,53 @@ def summarise_likeness(
     summaries: list[LikenessSummary] = []
     groups = scored.group_by("evaluator", "evaluator_calibration", maintain_order=True)
     for (evaluator, calibration), group in groups:
-        means: list[float] = group.get_column("identity_mean").drop_nulls().to_list()
+        means = _told(group, "identity_mean")
+        slopes = _told(group, "identity_slope")
+        shares = _told(group, "face_share")
         threshold = threshold_of(str(calibration))
         summaries.append(
             LikenessSummary(
                 evaluator=str(evaluator),
                 calibration=str(calibration),
                 clips=len(group),
-                mean=sum(means) / len(means) if means else None,
+                mean=_mean(means),
                 threshold=threshold,
                 under=None if threshold is None else sum(mean < threshold for mean in means),
                 no_face=len(group) - len(means),
+                least=min(_told(group, "identity_min"), default=None),
+                slope_per_s=_mean(slopes),
+                face_share=_mean(shares) or 0.0,
             )
         )
     return summaries
 
 
-def likeness_column() -> pl.Expr:
-    """Return an attempt's mean likeness as text: "no face", or "" where nobody scored it."""
+def likeness_columns() -> dict[str, pl.Expr]:
+    """Return an attempt's likeness as texts, by what stands over each column.
+
+    The mean is "no face" where no frame shows one. All are "" where nobody scored the clip.
+    """
     import polars as pl
 
-    score = pl.col("identity_mean").map_elements(lambda mean: f"{mean:.2f}", pl.String)
-    shown = pl.when(pl.col("face_share") == 0).then(pl.lit("no face")).otherwise(score)
-    return shown.fill_null("").alias("likeness")
+    score = _written("identity_mean", "{:.2f}")
+    mean = pl.when(pl.col("face_share") == 0).then(pl.lit("no face")).otherwise(score)
+    return {
+        "likeness": mean.fill_null("").alias("likeness"),
+        "least": _written("identity_min", "{:.2f}"),
+        "per s": _written("identity_slope", "{:+.2f}"),
+        "faces": _written("face_share", "{:.0%}"),
+    }
+
+
+def _written(column: str, form: str) -> pl.Expr:
+    import polars as pl
+
+    return pl.col(column).map_elements(form.format, pl.String).fill_null("")
+
+
+def _told(group: pl.DataFrame, column: str) -> list[float]:
+    return group.get_column(column).drop_nulls().to_list()
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

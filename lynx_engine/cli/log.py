@@ -25,7 +25,7 @@ def command(
     import polars as pl
 
     from lynx_engine.cli.console import say, say_json, show_table
-    from lynx_engine.cli.likeness import likeness_column
+    from lynx_engine.cli.likeness import likeness_columns
     from lynx_engine.cli.records import campaign_named, settings_for
     from lynx_engine.errors import Problem, RefusedError, nearest
     from lynx_engine.jobs import Status
@@ -52,6 +52,7 @@ def command(
     )
     # As with the shortcut: a column for those who have a gate.
     has_gate = bool((records.get_column("gate") != "").any())
+    likeness = likeness_columns()
     is_scored = bool(records.get_column("face_share").is_not_null().any())
     shown = records.select(
         pl.col("finished_at").dt.strftime("%m-%d %H:%M:%S"),
@@ -62,12 +63,13 @@ def command(
         "variant",
         *([pl.col("gate_try")] if has_gate else []),
         *([speed.alias("shortcuts")] if has_speed else []),
-        *([likeness_column()] if is_scored else []),
+        *(likeness.values() if is_scored else ()),
         pl.col("total_s").round(1),
         pl.col("job_id").str.head(8),
     )
     gate = ("try",) if has_gate else ()
-    extra = (*(["speed"] if has_speed else []), *(["likeness"] if is_scored else []))
+    extra = (*(["speed"] if has_speed else []), *(likeness if is_scored else ()))
     headers = (*_HEADERS[:6], *gate, *extra, *_HEADERS[6:])
     show_table(name, headers, shown.iter_rows())
-    say(f"{len(records)} attempts. `lynx-engine show JOB_ID` prints one in full.")
+    attempts = "1 attempt" if len(records) == 1 else f"{len(records)} attempts"
+    say(f"{attempts}. `lynx-engine show JOB_ID` prints one in full.")

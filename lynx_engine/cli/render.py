@@ -258,9 +258,10 @@ def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool
         lines.append(f"{summary.campaign}: nothing to retry.")
     else:
         withheld = f", {summary.withheld} withheld" if summary.withheld else ""
+        withheld += f", {summary.failed} failed or refused" if summary.failed else ""
+        done = "1 clip is" if summary.done_before == 1 else f"{summary.done_before} clips are"
         lines.append(
-            f"{summary.campaign}: nothing to do; {summary.done_before} clips are done{withheld}. "
-            f"Clips: {summary.clips}"
+            f"{summary.campaign}: nothing to do; {done} done{withheld}. Clips: {summary.clips}"
         )
     lines += failure_lines(summary.failures)
     lines += [f"  {device} got no further row: {why}." for device, why in summary.blocked.items()]

@@ -82,7 +82,9 @@ def find_judges(settings: Settings) -> list[Judge]:
         Judge(FACEXLIB, FacexlibEvaluator(arcface, models_dir=settings.models_dir))
         if arcface.is_file()
         else Judge(
-            FACEXLIB, None, f"not measured: {arcface} is not here; `lynx-engine models pull`"
+            FACEXLIB,
+            None,
+            f"not measured: {arcface} is not here; `lynx-engine models pull lynx_full` fetches it",
         )
     ]
     own = [settings.evaluator] if ":" in settings.evaluator else []

@@ -34,6 +34,12 @@ _WANTED = {
     "model_attributes_type": "a mapping",
 }
 
+# A bare word or number is what people write first where only a block says enough.
+_BLOCKS = {
+    "consent": ", as in consent: {basis: contract}",
+    "identity": ", as in identity: {min_score: 0.4, attempts: 3}",
+}
+
 
 def findings(error: ValidationError) -> list[tuple[Place, ErrorDetails]]:
     """Return every finding with its place, in the order pydantic met them."""
@@ -55,7 +61,8 @@ def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> str:
     context: dict[str, Any] = detail.get("ctx", {})
     if kind in _WANTED:
         rule = SEED_RULE if label == "seed" else f"it takes {_WANTED[kind]}"
-        text = f"{label} is {shown(given)}; {rule}"
+        example = _BLOCKS.get(label, "") if kind.startswith("model_") else ""
+        text = f"{label} is {shown(given)}; {rule}{example}"
     elif kind == "value_error":
         text = str(context["error"])
     elif kind == "extra_forbidden":

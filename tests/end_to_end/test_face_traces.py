@@ -15,6 +15,7 @@ from lynx_engine.faces import SubjectFaces
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.jobs import RenderPlan
+from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool
@@ -110,8 +111,13 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     for name in ("embedding", "reference_crop", "landmarks"):
         np.testing.assert_array_equal(getattr(pool.face, name), getattr(fresh, name), strict=True)
 
+    target = SubjectLikeness(find_subject_faces(plan), "dlib").likeness_of(plan.to_run[0].job)
+    assert target is not None
+    (record,) = read_log("first", settings=settings).to_dicts()
+    assert record["evaluator"] == target.evaluator, "the command scored by it, so it embedded, too"
     needles: Needles = {
         "embedding": embedding_needles(fresh.embedding),
+        "likeness": embedding_needles(target.embedding),
         "crop": crop_needles(fresh.reference_crop),
         "digest": digest_needles(digest_file(workspace.folder / "one.png")),
         "evidence": [EVIDENCE.encode()],
@@ -127,15 +133,19 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     assert find_traces(values, needles) == []
     assert needles["evidence"][0] in first.read_bytes(), "the scan knows what it looks for"
 
-    (entry,) = workspace.folder.glob(".lynx/faces/*/*.face")
-    key = entry.with_name("key").read_bytes()
-    sealed = entry.read_bytes()
+    entries = sorted(workspace.folder.glob(".lynx/faces/*/*.face"))
+    assert len(entries) == 3, "where the face is, what conditions the clips, and what judges them"
+    (key,) = {entry.with_name("key").read_bytes() for entry in entries}
+    sealed = [entry.read_bytes() for entry in entries]
     planned = workspace.json("forget", "host", "--clips", "--dry-run")
-    assert entry.exists()
+    assert all(entry.exists() for entry in entries)
     assert len(planned["removed"]) == 3
     done = workspace.json("forget", "host", "--clips")
     assert (done["removed"], done["exit_code"]) == (planned["removed"], 0)
-    secrets = {"key": [key[:16]], "sealed": [sealed[at : at + 32] for at in (0, 999, 99_999)]}
+    secrets = {
+        "key": [key[:16]],
+        "sealed": [data[at : at + 32] for data in sealed for at in range(0, len(data) - 32, 999)],
+    }
     assert count_traces(workspace.folder, secrets).total() == 0
     assert not clip.exists()
     assert len(workspace.json("log", "first")) == 1, "the records stay"

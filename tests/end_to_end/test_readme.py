@@ -13,6 +13,7 @@ import pytest
 
 from lynx_engine.cli.app import app
 from lynx_engine.manifest.read import read_manifest
+from lynx_engine.settings import Settings
 from lynx_engine.variants.spec import VariantSpec
 from tests.support.workspaces import COMMAND, Workspace
 
@@ -120,6 +121,11 @@ def test_every_command_is_in_the_readme_and_has_an_example(command: str) -> None
     plain = " ".join(told.stdout.replace("│", " ").split())
     assert f"Example: lynx-engine {command}" in plain
     assert "--json" in plain
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"workspace"}))
+def test_every_setting_is_in_the_readme(name: str) -> None:
+    assert f"`LYNX_{name.upper()}`" in README
 
 
 def test_every_folder_of_the_map_is_there_and_no_package_is_missing() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from lynx_engine.digest import digest_file
 from lynx_engine.preflight import PhotoReport
 from lynx_engine.report.contact_sheet import write_contact_sheet
 from tests.support.jobs import astronaut
-from tests.support.photos import group_photo
+from tests.support.photos import group_photo, other_portrait
 from tests.support.workspaces import Workspace
 
 HOSTILE = "\"><img src=x onerror=alert(1)>'&\u202e\x1b[31m.png"
@@ -38,6 +38,15 @@ subjects:
   unasked: {{image: one.png}}
   absent: {{image: absent.png, synthetic: true}}
   double: {{image: [one.png, ./one.png], synthetic: true}}
+rows: [{{subject: host, text: A person waves.}}]
+"""
+STRANGER = """\
+campaign: stranger
+defaults: {{variant: tiny, steps: 1, frames: 5}}
+subjects:
+  host:
+    image: [one.png, mirrored.png, {other}, bright.png]
+    consent: {{basis: public-domain}}
 rows: [{{subject: host, text: A person waves.}}]
 """
 GOOD = """\
@@ -199,6 +208,37 @@ def test_poor_photos_are_used_with_a_remark_and_quietly_without(workspace: Works
     assert "blurred" not in quiet.stderr
     checked = workspace.run("check", "good.yaml")
     assert "blurred" not in checked.stdout + checked.stderr, "check reads headers only"
+
+
+def test_photo_of_somebody_else_among_a_subjects_photos_is_told(workspace: Workspace) -> None:
+    portrait = Image.open(workspace.folder / "one.png").convert("RGB")
+    ImageOps.mirror(portrait).save(workspace.folder / "mirrored.png")
+    ImageEnhance.Brightness(portrait).enhance(1.25).save(workspace.folder / "bright.png")
+    workspace.write("stranger.yaml", STRANGER.format(other=other_portrait()))
+    dlib = {"LYNX_EVALUATOR": "dlib"}
+    done = workspace.run("subjects", "stranger.yaml", "--json", **dlib)
+    assert done.returncode == 0, done.stderr
+    told = verdicts(json.loads(done.stdout)["photos"])
+    assert told == {
+        "host one.png": ("good", []),
+        "host mirrored.png": ("good", []),
+        f"host {other_portrait().name}": ("poor", ["unlike"]),
+        "host bright.png": ("good", []),
+    }
+    assert "the face is unlike the other 3 photos of this subject" in done.stdout
+    page = (workspace.folder / "outputs/stranger/subjects.html").read_text(encoding="utf-8")
+    assert page.count("unlike the other 3 photos") == 1
+
+    remark = f"subject 'host': {other_portrait()}: The face is unlike the other 3 photos"
+    no_device = ("--in-process", "--devices", "cuda:99")
+    rendered = workspace.run("render", "stranger.yaml", *no_device, **dlib)
+    assert [line for line in rendered.stderr.splitlines() if "unlike" in line] == [
+        f"{remark} of this subject. If it is another person, remove the photo; it takes part in "
+        "the mean until then."
+    ]
+    # Where nobody scores, nobody can tell.
+    done = workspace.run("subjects", "stranger.yaml", "--no-sheet", LYNX_EVALUATOR="none")
+    assert (done.returncode, "unlike" in done.stdout) == (0, False)
 
 
 def test_manifest_without_subjects_has_no_photos_to_look_at(workspace: Workspace) -> None:

@@ -47,7 +47,7 @@ def test_withheld_row_is_told_wherever_rows_are_told_and_never_runs_again_as_it_
 
     again = studio.run("render", "m.yaml")
     assert again.returncode == 1
-    assert "nothing to do; 1 clips are done, 1 withheld" in again.stdout
+    assert "nothing to do; 1 clip is done, 1 withheld" in again.stdout
     assert "m.yaml:4: held: withheld by the safety check; it runs again when its request" in (
         again.stderr
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator
 from math import floor
 from pathlib import Path
@@ -19,12 +20,14 @@ import pytest
 from flows.run import render
 from lynx_engine.cli.app import main
 from lynx_engine.gate import reseed
+from lynx_engine.identity import found
+from lynx_engine.identity.evaluators import DlibEvaluator
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.provenance.store import read_log
 from lynx_engine.settings import Settings
 from lynx_engine.survey import gather_facts
-from tests.support.faces import faces_registered
+from tests.support.faces import FacePaster, faces_registered
 from tests.support.jobs import astronaut
 
 SECOND, THIRD = reseed(1, 2), reseed(1, 3)
@@ -121,7 +124,7 @@ def test_a_row_under_the_bar_is_told_of_by_every_command_until_a_retry_mends_it(
 
     code, out, _ = command("render", "m.yaml")
     assert code == 1, "it is done, and still under the bar"
-    assert out.startswith("gated: nothing to do; 1 clips are done.")
+    assert out.startswith("gated: nothing to do; 1 clip is done.")
     assert "1 clip is under the identity gate; `lynx-engine status m.yaml`" in out
     assert "1 done (1 low identity)" in command("plan", "m.yaml")[1]
 
@@ -136,6 +139,37 @@ def test_a_row_under_the_bar_is_told_of_by_every_command_until_a_retry_mends_it(
     assert [r["gate_try"] for r in records()] == [1, 2, 3]
     assert records()[-1]["rendered_seed"] == THIRD
     assert " try " in command("log", "gated")[1]
+
+
+def test_a_photo_is_looked_at_once_by_each_face_model_for_all_rows_tries_and_campaigns(
+    command: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: Counter[str] = Counter()
+
+    def counted(what: str, function: Callable[..., Any], picture_at: int) -> Callable[..., Any]:
+        def run_it(*arguments: Any, **named: Any) -> Any:
+            # The photo is 512 px wide, and no frame is.
+            runs[what] += arguments[picture_at].shape[1] == 512
+            return function(*arguments, **named)
+
+        return run_it
+
+    monkeypatch.setattr(found, "find_faces", counted("detector", found.find_faces, 0))
+    embed = counted("evaluator", DlibEvaluator.embed, 1)
+    monkeypatch.setattr(DlibEvaluator, "embed", embed)
+    encode = counted("encoder", FacePaster.embed_face, 1)
+    monkeypatch.setattr(FacePaster, "embed_face", encode)
+    write("none", attempts=2)
+    text = Path("m.yaml").read_text()
+    row = text[text.index("{subject: one, text") : text.rindex("]")]
+    text = text.replace(row, f"{row}, {row.replace('seed: 1', 'seed: 7')}")
+    Path("m.yaml").write_text(text)
+    Path("n.yaml").write_text(text.replace("campaign: gated", "campaign: again"))
+    assert command("subjects", "m.yaml", "--no-sheet")[0] == 0
+    for manifest in ("m.yaml", "n.yaml"):
+        assert command("render", manifest, "--in-process")[0] == 1
+    assert len(records()) == 4, "two rows, two tries each"
+    assert runs == {"detector": 1, "evaluator": 1, "encoder": 1}
 
 
 def test_a_gate_that_nobody_can_judge_by_is_refused_before_any_work(

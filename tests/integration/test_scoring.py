@@ -462,7 +462,8 @@ def test_log_status_show_and_prefect_tell_the_likeness_of_a_campaign(tmp_path: P
     )
     said = workspace.run("status", "trial").stdout
     mean = (right + wrong) / 2
-    assert f"trial: likeness {mean:.2f} in 3 clips, 1 under 0.4, 1 without a face (dlib 20." in said
+    assert f"trial: likeness {mean:.2f} in 3 clips, 1 under 0.4, 1 without a face; least " in said
+    assert "a face in 67% of the frames (dlib 20." in said
     (summary,) = workspace.json("status", "trial")["likeness"]["trial"]
     assert summary["mean"] == pytest.approx(mean)
     assert (summary["under"], summary["no_face"], summary["threshold"]) == (1, 1, 0.4)

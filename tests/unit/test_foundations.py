@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from lynx_engine.cli.app import app
 from lynx_engine.digest import digest_bytes, digest_file, digest_mapping, sample_file
 from lynx_engine.errors import ErrorCode, Problem, RefusedError, RowError, nearest
 from lynx_engine.provenance.environment import make_workspace_key
-from lynx_engine.settings import find_workspace, load_settings
+from lynx_engine.settings import Settings, find_workspace, load_settings
 from lynx_engine.shapes import FrameSize, latent_frames
 
 
@@ -152,3 +156,17 @@ def test_every_error_code_is_documented() -> None:
 def test_workspace_key_made_before_it_carried_a_digest_is_still_read(tmp_path: Path) -> None:
     (tmp_path / "workspace.key").write_bytes(b"k" * 32)
     assert make_workspace_key(tmp_path) == b"k" * 32
+
+
+def test_a_new_workspace_lists_every_setting_with_its_default(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "studio")])
+    assert done.exit_code == 0, done.output
+    listed = (tmp_path / "studio" / "lynx.toml").read_text()
+    lines = re.findall(r"^# ([a-z_]+ = .*)$", listed, re.MULTILINE)
+    settings = tomllib.loads("\n".join(lines))
+    fields = dict(Settings.model_fields)
+    del fields["workspace"]  # where the file lies, so not for the file to say
+    assert settings.keys() == fields.keys()
+    for name in fields.keys() - {"cache", "model_paths"}:  # an example serves better there
+        written = Settings.model_validate({name: settings[name]})
+        assert written == Settings.model_validate({}), name

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lynx_engine.cli.likeness import likeness_column, summarise_likeness
+from lynx_engine.cli.likeness import likeness_columns, summarise_likeness
 from lynx_engine.provenance.schema import record_columns
 from tests.support.jobs import make_job, record_of
 
@@ -37,14 +37,19 @@ def test_clips_under_the_threshold_and_those_without_a_face_are_counted() -> Non
     (summary,) = summarise_likeness(log)
     assert summary.mean == pytest.approx(0.5)
     assert (summary.clips, summary.under, summary.no_face) == (4, 1, 1)
-    assert str(summary) == ("likeness 0.50 in 4 clips, 1 under 0.4, 1 without a face (dlib 20)")
+    assert str(summary) == (
+        "likeness 0.50 in 4 clips, 1 under 0.4, 1 without a face; "
+        "a face in 75% of the frames (dlib 20)"
+    )
 
 
 def test_scale_without_a_threshold_is_told_as_uncalibrated_and_never_mixed() -> None:
     dlib, other = summarise_likeness(log_of(scored(0.3), scored(0.9, **OTHER)))
     assert (dlib.mean, dlib.under) == (0.3, 1)
     assert (other.mean, other.under, other.threshold) == (0.9, None, None)
-    assert str(other) == "likeness 0.90 in 1 clip, uncalibrated (insightface 2)"
+    assert str(other) == (
+        "likeness 0.90 in 1 clip, uncalibrated; a face in 100% of the frames (insightface 2)"
+    )
 
 
 def test_only_the_latest_clip_of_a_request_counts_and_tries_without_one_do_not() -> None:
@@ -66,7 +71,23 @@ def test_campaign_that_shows_nobody_has_no_mean() -> None:
     assert str(summary) == "likeness unknown, no face in 2 clips (dlib 20)"
 
 
-def test_column_tells_scores_no_face_and_nothing() -> None:
-    log = log_of(scored(0.456), scored(None), scored(-0.02), {})
-    assert log.select(likeness_column()).to_series().to_list() == ["0.46", "no face", "-0.02", ""]
-    assert log.clear().select(likeness_column()).height == 0
+def test_columns_tell_scores_no_face_and_nothing() -> None:
+    drifting = scored(0.456, identity_min=0.2, identity_slope=-0.125, face_share=0.75)
+    log = log_of(drifting, scored(None), scored(-0.02), {})
+    assert log.select(**likeness_columns()).rows() == [
+        ("0.46", "0.20", "-0.12", "75%"),
+        ("no face", "", "", "0%"),
+        ("-0.02", "", "", "100%"),
+        ("", "", "", ""),
+    ]
+    assert log.clear().select(**likeness_columns()).height == 0
+
+
+def test_the_least_frame_of_all_clips_and_the_mean_slope_are_told() -> None:
+    one = scored(0.6, identity_min=0.5, identity_slope=-0.2, face_share=1.0)
+    other = scored(0.4, identity_min=0.1, identity_slope=0.1, face_share=0.5)
+    (summary,) = summarise_likeness(log_of(one, other, scored(None)))
+    assert (summary.least, summary.face_share) == (0.1, 0.5)
+    assert summary.slope_per_s == pytest.approx(-0.05)
+    frames = "; least 0.10, slope -0.05/s, a face in 50% of the frames (dlib 20)"
+    assert str(summary) == f"likeness 0.50 in 3 clips, 0 under 0.4, 1 without a face{frames}"

@@ -422,6 +422,17 @@ def test_every_name_a_row_or_matrix_gets_wrong_is_told_at_once() -> None:
     ]
 
 
+def test_a_bare_consent_or_gate_is_answered_with_the_block_it_takes() -> None:
+    found = letters(
+        "subjects: {host: {image: a.png, consent: contract}}\nidentity: 0.5\nrows: [{text: x}]"
+    )
+    assert found == [
+        "m.yaml:1: consent is 'contract'; it takes a mapping, as in consent: {basis: contract}",
+        "m.yaml:2: identity is 0.5; it takes a mapping, as in identity: {min_score: 0.4, "
+        "attempts: 3}",
+    ]
+
+
 def test_an_empty_subject_is_called_by_its_name() -> None:
     assert letters("subjects:\n  host:\nrows: [{text: x}]") == [
         "m.yaml:2: subject 'host' is empty; it takes a mapping"

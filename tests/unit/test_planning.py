@@ -154,8 +154,8 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
         ("variant: tinny", "there is no variant 'tinny', did you mean 'tiny'?"),
         ("variant: lynx_full", "lynx_full can depict people, and no safety classifier looks at "
          "its frames here. Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models "
-         "pull safety`), or take responsibility for what is rendered: write safety: "
-         "acknowledged-off (it is recorded with every clip)"),
+         "pull safety`) and have the setting classifiers allow it, or take responsibility for what "
+         "is rendered: write safety: acknowledged-off (it is recorded with every clip)"),
         ("variant: tiny_lite, guidance_identity: 2.0", "guidance_identity has no effect: tiny_lite "
          "has no identity branch. Remove it here (in YAML, defaults may hold it for the variants "
          "that have one)"),
@@ -255,6 +255,20 @@ def test_two_rows_that_are_one_clip_are_refused_with_both_lines() -> None:
         "  - {subject: host, text: y, seed: 4}\n"
         "  - {subject: host, text: x, seed: 4, frames: 9}\n"
     ) == ["m.yaml:9: rows at m.yaml:7 and m.yaml:9 are one clip; remove one"]
+
+
+def test_one_photo_under_two_names_makes_one_clip_and_the_names_are_told() -> None:
+    Path("n.yaml").write_text(
+        "subjects: {ann: {image: a.png, synthetic: true}, eve: {image: b.png, synthetic: true}}\n"
+        "matrix: [{subject: [ann, eve], text: x, variant: tiny}]\n"
+    )
+    same = (PhotoFacts("digest", 512, 512),)
+    with pytest.raises(RefusedError) as caught:
+        plan_renders(read_manifest("n.yaml"), replace(FACTS, photos={"ann": same, "eve": same}))
+    assert [str(problem) for problem in caught.value.problems] == [
+        "n.yaml:2: two combinations here are one clip, since 'ann' and 'eve' have the same photo; "
+        "remove the repeated value, or exclude one"
+    ]
 
 
 def test_subjects_that_a_variant_ignores_make_one_clip() -> None:
