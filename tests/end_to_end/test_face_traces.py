@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lynx_engine.digest import digest_file
@@ -15,6 +16,7 @@ from lynx_engine.faces import SubjectFaces
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.jobs import RenderPlan
+from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool
@@ -73,6 +75,13 @@ def recognised_in(manifest: Path, settings: Settings, aside: Path) -> SubjectFac
     return face
 
 
+def likeness_in(plan: RenderPlan) -> npt.NDArray[np.float32]:
+    """Return the subject as the evaluator sees it, by one that knows nothing yet."""
+    target = SubjectLikeness(find_subject_faces(plan), "dlib").likeness_of(plan.to_run[0].job)
+    assert target is not None
+    return target.embedding
+
+
 class NeverAsked(InProcessPool):
     """A pool that renders, and fails if it is asked for a face."""
 
@@ -93,7 +102,8 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = write_campaign(workspace, "first", 1), write_campaign(workspace, CAMPAIGN, 2)
-    rendered = workspace.run("render", first.name)
+    talkative = {"PREFECT_LOGGING_LEVEL": "DEBUG", "DASK_LOGGING__DISTRIBUTED": "debug"}
+    rendered = workspace.run("render", first.name, **talkative)
     assert rendered.returncode == 0, rendered.stderr
     assert "the face of host was recognised on cpu" in log_of(workspace, "first")
 
@@ -112,6 +122,8 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
 
     needles: Needles = {
         "embedding": embedding_needles(fresh.embedding),
+        "likeness": embedding_needles(likeness_in(plan)),
+        "landmarks": embedding_needles(fresh.landmarks.ravel()),
         "crop": crop_needles(fresh.reference_crop),
         "digest": digest_needles(digest_file(workspace.folder / "one.png")),
         "evidence": [EVIDENCE.encode()],
@@ -127,15 +139,21 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     assert find_traces(values, needles) == []
     assert needles["evidence"][0] in first.read_bytes(), "the scan knows what it looks for"
 
-    (entry,) = workspace.folder.glob(".lynx/faces/*/*.face")
-    key = entry.with_name("key").read_bytes()
-    sealed = entry.read_bytes()
+    entries = list(workspace.folder.glob(".lynx/faces/*/*.face"))
+    assert len(entries) == 3, "of the encoder, of the evaluator, and of the detector"
+    key = entries[0].with_name("key").read_bytes()
+    sealed = [entry.read_bytes() for entry in entries]
     planned = workspace.json("forget", "host", "--clips", "--dry-run")
-    assert entry.exists()
+    assert all(entry.exists() for entry in entries)
     assert len(planned["removed"]) == 3
     done = workspace.json("forget", "host", "--clips")
     assert (done["removed"], done["exit_code"]) == (planned["removed"], 0)
-    secrets = {"key": [key[:16]], "sealed": [sealed[at : at + 32] for at in (0, 999, 99_999)]}
+    secrets = {
+        "key": [key[:16]],
+        "sealed": [
+            piece for data in sealed for at in (0, 99, 99_999) if (piece := data[at : at + 32])
+        ],
+    }
     assert count_traces(workspace.folder, secrets).total() == 0
     assert not clip.exists()
     assert len(workspace.json("log", "first")) == 1, "the records stay"
