@@ -1,4 +1,4 @@
-"""Whatever logs a value of ours, as Dask does with a request that failed, tells nothing of a face."""
+"""Who logs a value of ours, as Dask does with a request that failed, tells nothing of a face."""
 
 from __future__ import annotations
 
