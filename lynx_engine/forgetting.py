@@ -136,7 +136,7 @@ def find_kept(
     )
     # A sheet shows the photo, whatever its campaign calls the subject.
     called = {*subjects, *(name for photo in photos for name in photo.names)}
-    called |= logs.names_of(folders - {""})
+    called |= logs.names_of(folders)
     return Kept(
         subjects=tuple(subjects),
         photos=photos,
@@ -252,7 +252,8 @@ def _folder_names(
     names: set[str] = set()
     for campaign in logs.whole:
         rows = logs.rows_of(campaign, subjects)
-        names |= set() if rows is None else set(rows["subject_digest"].to_list())
+        # "" where the variant ignores the subject.
+        names |= set() if rows is None else {name for name in rows["subject_digest"] if name}
     try:
         key = read_workspace_key(settings.state_dir)
     except DamagedError:

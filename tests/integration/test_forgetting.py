@@ -181,3 +181,8 @@ def test_clips_and_drafts_that_a_killed_run_left_without_a_record_go_too(
     assert not draft.exists()
     assert not clip.exists()
     assert read_log(CAMPAIGN, settings=settings).height == 1, "the record stays"
+
+
+def test_rows_of_a_variant_that_ignores_the_subject_lead_to_no_photo(settings: Settings) -> None:
+    render(settings, make_job(subject="host"))
+    assert find_kept(["host"], settings).digests == frozenset()
