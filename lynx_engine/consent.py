@@ -164,6 +164,7 @@ class Withdrawals:
                     f"nobody can tell whether subject '{subject}' is '{entry.subject}', who "
                     "withdrew consent: the photos were noted with a workspace key that is not here "
                     "any more. Put .lynx/workspace.key back; or note the withdrawal anew with "
-                    f"`lynx-engine forget {entry.subject} --restore` and then `--withdraw`"
+                    f"`lynx-engine forget {entry.subject} --restore` and then `--withdraw` with "
+                    "`--manifest`, as records here know the photos by the lost key only"
                 )
         return ""

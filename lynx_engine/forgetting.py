@@ -1,12 +1,12 @@
 """Removes what a workspace keeps of a subject's face: `find_kept` looks, `forget` acts.
 
 What goes is what was computed of a face, contact sheets that show it and, when asked, clips. The
-record of what was rendered stays: it names the subject, and a photo by a keyed digest only.
+record of what was rendered stays: it names the subject, and a photo by a keyed digest only. A name
+counts in whatever case, as it does in the register of withdrawals.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ from lynx_engine.errors import DamagedError, LockedError, Problem, RefusedError,
 from lynx_engine.identity.vault import FOLDER, Vault
 from lynx_engine.identity.withdrawals import read_withdrawals
 from lynx_engine.live import is_running
-from lynx_engine.lock import lock_campaign
+from lynx_engine.lock import DRAFTS_FOLDER, lock_campaign
+from lynx_engine.manifest.names import check_name
 from lynx_engine.manifest.values import NO_SUBJECT
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
@@ -45,7 +46,8 @@ class Kept:
         subjects: Their names.
         photos: Photos of whose faces something is kept.
         sheets: Files of contact sheets that show them, in the order they have to go.
-        clips: Campaign -> its clips that show them, where they were asked for.
+        clips: Campaign -> its clips that show them, where they were asked for, and drafts of killed
+            runs; none where only mending the log can tell.
         running: Campaigns that render now: they may keep a face anew.
         unread: What is damaged in logs that therefore cannot say whom they name.
         digests: Keyed digests of their photos, as folders, records and the manifest tell them.
@@ -83,7 +85,16 @@ class _Logs:
 
     def rows_of(self, campaign: str, subjects: Collection[str]) -> pl.DataFrame | None:
         log = self.whole.get(campaign)
-        return None if log is None else log.filter(log["subject"].is_in(list(subjects)))
+        if log is None:
+            return None
+        return log.filter(log["subject"].str.to_lowercase().is_in(list(_lower(subjects))))
+
+    def names_of(self, digests: Collection[str]) -> set[str]:
+        """Return what subjects with these photos were called."""
+        rows = (
+            log.filter(log["subject_digest"].is_in(list(digests))) for log in self.whole.values()
+        )
+        return {str(name) for found in rows for name in found["subject"].unique()}
 
 
 def find_kept(
@@ -115,27 +126,40 @@ def find_kept(
     _check_known(subjects, known | _withdrawn_names(settings), settings)
     folders = _folder_names(subjects, settings, logs, manifest)
     campaigns = [path.name for path in sorted(settings.outputs_dir.glob("*")) if path.is_dir()]
+    running = tuple(n for n in campaigns if is_running(settings.campaign_dir(n)) is not None)
     clips = {name: _clips_of(name, subjects, settings, logs) for name in campaigns}
+    unfinished = {name: _unfinished(name, settings) for name in campaigns if name not in running}
     photos = tuple(
         photo
         for photo in kept
-        if photo.folder.name in folders or not set(subjects).isdisjoint(photo.names)
+        if photo.folder.name in folders or not _lower(subjects).isdisjoint(_lower(photo.names))
     )
+    # A sheet shows the photo, whatever its campaign calls the subject.
+    called = {*subjects, *(name for photo in photos for name in photo.names)}
+    called |= logs.names_of(folders)
     return Kept(
         subjects=tuple(subjects),
         photos=photos,
         sheets=tuple(
-            file for name in campaigns for file in _sheets_of(name, subjects, settings, logs)
+            file for name in campaigns for file in _sheets_of(name, called, settings, logs)
         ),
-        clips={name: found for name, found in clips.items() if found} if with_clips else {},
-        running=tuple(n for n in campaigns if is_running(settings.campaign_dir(n)) is not None),
+        clips={
+            name: (*found, *(unfinished.get(name) or ()))
+            for name, found in clips.items()
+            if found or unfinished.get(name) is not None
+        }
+        if with_clips
+        else {},
+        running=running,
         unread=logs.problems,
         digests=frozenset(folders).union(photo.folder.name for photo in photos),
     )
 
 
 def forget(kept: Kept, settings: Settings) -> Kept:
-    """Remove what was found: keys of photos first, then sheets, then clips under their lock.
+    """Remove what was found: sheets, then photos, their keys first, then clips under their lock.
+
+    Sheets go first, as the vault may alone know under which other names they show a photo.
 
     Cut short at any point and done again from `find_kept`, it goes on where it stopped.
 
@@ -145,8 +169,8 @@ def forget(kept: Kept, settings: Settings) -> Kept:
     Raises:
         OSError: If the disk refuses.
     """
-    open_kept(settings).forget(photo.folder for photo in kept.photos)
     _remove(kept.sheets)
+    open_kept(settings).forget(photo.folder for photo in kept.photos)
     left: dict[str, tuple[Path, ...]] = {}
     running = set(kept.running)
     unread = list(kept.unread)
@@ -177,8 +201,11 @@ def _withdrawn_names(settings: Settings) -> set[str]:
 
 
 def _check_known(subjects: Sequence[str], known: set[str], settings: Settings) -> None:
+    names = _lower(known)
     unknown = [
-        name for name in subjects if name not in known and not _named_in_sheets(name, settings)
+        name
+        for name in subjects
+        if not (_is_name(name) and (name.lower() in names or _named_in_sheets(name, settings)))
     ]
     if unknown:
         raise RefusedError(
@@ -192,6 +219,18 @@ def _check_known(subjects: Sequence[str], known: set[str], settings: Settings) -
             ],
             outcome="nothing was forgotten",
         )
+
+
+def _is_name(name: str) -> bool:
+    """Whether a subject can be called so; "none" is what rows without one say."""
+    try:
+        return check_name(name).lower() != NO_SUBJECT
+    except ValueError:
+        return False
+
+
+def _lower(names: Iterable[str]) -> set[str]:
+    return {name.lower() for name in names}
 
 
 def _read_logs(settings: Settings) -> _Logs:
@@ -213,14 +252,18 @@ def _folder_names(
     names: set[str] = set()
     for campaign in logs.whole:
         rows = logs.rows_of(campaign, subjects)
-        names |= set() if rows is None else set(rows["subject_digest"].to_list())
+        # "" where the variant ignores the subject.
+        names |= set() if rows is None else {name for name in rows["subject_digest"] if name}
     try:
         key = read_workspace_key(settings.state_dir)
     except DamagedError:
         key = None  # names lead there, too; a damaged key must not keep a face
     if key is None or manifest is None:
         return names
-    for subject in (manifest.subjects[name] for name in subjects if name in manifest.subjects):
+    wanted = _lower(subjects)
+    for subject in manifest.subjects.values():
+        if subject.name.lower() not in wanted:
+            continue
         for photo in subject.images:
             try:
                 names.add(keyed_digest(inspect_photo(photo).digest, key))
@@ -251,8 +294,16 @@ def _sheets_of(
 
 
 def _names(sheet: Path, subjects: Iterable[str]) -> bool:
-    text = sheet.read_text(encoding="utf-8", errors="replace")
-    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in subjects)
+    text = sheet.read_text(encoding="utf-8", errors="replace").lower()
+    # As the whole text of a tag; as a word, the page holds also its own words and letters.
+    return any(f">{name}<" in text for name in _lower(subjects))
+
+
+def _unfinished(campaign: str, settings: Settings) -> tuple[Path, ...] | None:
+    """Return the drafts a killed run left; None if neither these nor its log wait to be tidied."""
+    folder = settings.campaign_dir(campaign)
+    drafts = tuple(sorted((folder / DRAFTS_FOLDER).glob("*")))
+    return drafts if drafts or any((folder / LOG_FOLDER).glob(".*.tmp")) else None
 
 
 def _clips_of(

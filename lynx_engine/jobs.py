@@ -105,7 +105,8 @@ class RenderJob:
     memory: str
     safety: str
     consent: str
-    subject_digest: str = field(metadata=_request("subject photo"))
+    # No photo's digest may reach a log, where a job's text may stand.
+    subject_digest: str = field(metadata=_request("subject photo"), repr=False)
     face: str = field(metadata=_request("face"))
     face_detector: str = field(metadata=_request("face detector"))
     prompt: str = field(metadata=_request("prompt"))

@@ -126,6 +126,7 @@ class SubjectLikeness:
         kept = self._look_up(digest, entry)
         if kept is not None:
             embedding = np.frombuffer(kept, np.float32)
+            self._remember(digest, subject)
         else:
             embedding = self._embed(evaluator, photo, key, subject)
             self.embedded += 1
@@ -140,6 +141,13 @@ class SubjectLikeness:
         except (OSError, RefusedError) as error:
             logger.warning("an embedding is not looked up: %s", error)
             return None
+
+    def _remember(self, digest: str, subject: str) -> None:
+        try:
+            if self._vault is not None:
+                self._vault.remember(digest, subject)
+        except (OSError, RefusedError) as error:
+            logger.warning("the name %s is not remembered: %s", subject, error)
 
     def _keep(
         self, digest: str, entry: str, embedding: npt.NDArray[np.float32], subject: str

@@ -45,7 +45,7 @@ class PhotoFacts:
         height_px: Height after EXIF rotation.
     """
 
-    digest: str
+    digest: str = field(repr=False)
     width_px: int
     height_px: int
 

@@ -16,7 +16,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -108,15 +108,16 @@ class FaceRequest:
         variant: Registry name.
         precision: As the jobs that will follow ask for it.
         photo: The subject photo.
-        photo_digest: sha256 its bytes had when the campaign was planned.
+        photo_digest: sha256 its bytes had when the campaign was planned. Dask logs the text of a
+            request that failed, and this and the landmarks have no place in a log.
         landmarks: float32 [5, 2], (x, y) in pixels of the photo.
     """
 
     variant: str
     precision: str
     photo: Path
-    photo_digest: str
-    landmarks: npt.NDArray[np.float32]
+    photo_digest: str = field(repr=False)
+    landmarks: npt.NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

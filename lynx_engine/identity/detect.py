@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +50,7 @@ class Face:
     """
 
     box: tuple[float, float, float, float]
-    landmarks: npt.NDArray[np.float32]
+    landmarks: npt.NDArray[np.float32] = field(repr=False)
     confidence: float
 
     @property

@@ -23,7 +23,7 @@ of 0.68 as its bound, tuned on LFW. It stands in where a recogniser is uncalibra
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubjectFace:
-    """One face, ready for the engine.
+    """One face, ready for the engine; its text, which may reach a log, tells nothing of it.
 
     Attributes:
         landmarks: float32 [5, 2], (x, y) in pixels of the photo.
@@ -32,10 +32,10 @@ class SubjectFace:
         digest: sha256 over embedding and crop: all the engine makes of the face.
     """
 
-    landmarks: npt.NDArray[np.float32]
-    embedding: npt.NDArray[np.float32]
-    reference_crop: npt.NDArray[np.uint8]
-    digest: str = field(init=False, default="")
+    landmarks: npt.NDArray[np.float32] = field(repr=False)
+    embedding: npt.NDArray[np.float32] = field(repr=False)
+    reference_crop: npt.NDArray[np.uint8] = field(repr=False)
+    digest: str = field(init=False, default="", repr=False)
 
     def __post_init__(self) -> None:
         """Derive `digest`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class FoundPhoto:
 
     width_px: int
     height_px: int
-    hash: int
+    hash: int = field(repr=False)
     faces: tuple[Face, ...]
     measures: tuple[FaceMeasures, ...]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,7 +88,7 @@ class FaceMeasures:
     mean_luma: float
     dark_share: float
     bright_share: float
-    face_hash: int
+    face_hash: int = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

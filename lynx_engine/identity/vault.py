@@ -91,10 +91,10 @@ class Vault:
             RefusedError: If something that is no folder stands in the vault's way.
         """
         folder = self._folder(photo_digest)
-        if not (is_folder(self._root) and is_folder(folder)):
-            return None
         path = folder / self._entry_name(entry)
         try:
+            if not (is_folder(self._root) and is_folder(folder)):
+                return None
             if (sealed := read_file(path)) is None or (key := read_file(folder / KEY_FILE)) is None:
                 return None
         except OSError as error:

@@ -212,6 +212,7 @@ def _is_named(entry: Withdrawal, subject: str) -> bool:
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
     """Hold the register; the system frees it when its holder dies."""
+    folder.mkdir(parents=True, exist_ok=True)  # whoever deleted it deleted no withdrawal
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(folder / LOCK_FILE, flags, 0o600)
     try:

@@ -241,7 +241,7 @@ class _SubjectCells:
         self._check_name(name, line)
         known = self._cells.setdefault(str(name), {})
         letters = [
-            f"{column} of subject '{name}' is {cell!r:.60} here and {known[column][0]!r:.60} at "
+            f"{column} of subject '{name}' is {_two_values(column, cell, known[column][0])} at "
             f"line {known[column][1]}; make them equal, or name another subject"
             for column, cell in values.items()
             if column in known and known[column][0] != cell
@@ -335,6 +335,13 @@ def _checked(model: type[_Model], values: Mapping[str, object]) -> _Model:
         raise _CellError(
             [_letter(model, place, detail) for place, detail in findings(error)]
         ) from None
+
+
+def _two_values(column: str, here: object, there: object) -> str:
+    """Return two values that differ; evidence is not quoted: a schedule logs its problems."""
+    if column == "consent_evidence":
+        return "one text here and another"
+    return f"{here!r:.60} here and {there!r:.60}"
 
 
 def _letter(model: type[BaseModel], place: Place, detail: ErrorDetails) -> str:

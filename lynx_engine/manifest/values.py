@@ -35,7 +35,7 @@ class Consent:
     basis: str
     scope: str
     expires: date | None
-    evidence: str
+    evidence: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

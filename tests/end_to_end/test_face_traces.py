@@ -94,7 +94,8 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = write_campaign(workspace, "first", 1), write_campaign(workspace, CAMPAIGN, 2)
-    rendered = workspace.run("render", first.name)
+    talkative = {"PREFECT_LOGGING_LEVEL": "DEBUG", "DASK_LOGGING__DISTRIBUTED": "debug"}
+    rendered = workspace.run("render", first.name, **talkative)
     assert rendered.returncode == 0, rendered.stderr
     assert "the face of host was recognised on cpu" in log_of(workspace, "first")
 
@@ -118,6 +119,7 @@ def test_face_is_embedded_once_kept_unseen_and_forgotten_to_the_last_byte(
     needles: Needles = {
         "embedding": embedding_needles(fresh.embedding),
         "likeness": embedding_needles(target.embedding),
+        "landmarks": embedding_needles(fresh.landmarks.ravel()),
         "crop": crop_needles(fresh.reference_crop),
         "digest": digest_needles(digest_file(workspace.folder / "one.png")),
         "evidence": [EVIDENCE.encode()],

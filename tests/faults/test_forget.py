@@ -41,6 +41,10 @@ Figure = Callable[[str], None]
 
 FACE = face_like(1)
 
+ENTRIES = 4
+"""What a gated or scored campaign keeps of a photo: the encoder's face, the evaluator's embedding,
+what the detector found, and here one more."""
+
 
 class Killed(BaseException):
     """Stands for a kill: from then on, no operation is carried out."""
@@ -75,7 +79,7 @@ class FacePool(HonestPool):
 def studio(tmp_path: Path) -> Path:
     """A workspace that rendered a subject, and drew it on a contact sheet."""
     folder = tmp_path / "studio"
-    settings = Settings(workspace=folder)
+    settings = Settings(workspace=folder, evaluator="dlib")
     job = job_of(astronaut())
     faces = Preflight({face_keys(job)[0]: LANDMARKS}, {})
     summary = run_trial(settings, FacePool(), plan_of(job), faces=faces)
@@ -93,7 +97,7 @@ def needles_in(studio: Path) -> Needles:
     """Return what must not be found: plain values, and the very key and ciphertext there now."""
     sealed = [path.read_bytes() for path in studio.glob(".lynx/faces/*/*.face")]
     keys = [path.read_bytes()[:32] for path in studio.glob(".lynx/faces/*/key")]
-    assert (len(sealed), len(keys)) == (2, 1)
+    assert (len(sealed), len(keys)) == (ENTRIES, 1)
     clips = [path.read_bytes() for path in studio.glob("outputs/*/clips/*.mp4")]
     return {
         "embedding_bytes": embedding_needles(FACE.embedding),
@@ -137,7 +141,7 @@ def test_forget_killed_before_any_change_and_done_again_leaves_no_byte_of_a_face
     needles = needles_in(studio)
     before = count_traces(studio, needles)
     assert before == Counter(
-        embedding_bytes=0, crop_bytes=3, digests=0, ciphertext=2, keys=1, clips=1
+        embedding_bytes=0, crop_bytes=3, digests=0, ciphertext=ENTRIES, keys=1, clips=1
     ), "the scan finds what is there to be forgotten"
     left, kills = kill_everywhere(studio, tmp_path / "tried")
     figure(describe("forget", kills=kills, **left))
@@ -198,7 +202,7 @@ def held(world: World) -> Counter[str]:
 
 def order_kept(worlds: list[World]) -> bool:
     """Whether no entry went before its key, and nothing is left once `forget` had returned."""
-    keyed_first = all(w["key"] == 0 or w["entry"] == 2 for w in map(held, worlds))
+    keyed_first = all(w["key"] == 0 or w["entry"] == ENTRIES for w in map(held, worlds))
     return keyed_first and held(worlds[-1]).total() == 0
 
 
@@ -206,7 +210,7 @@ def test_power_cut_finds_the_key_gone_before_any_entry_and_all_gone_at_the_end(
     studio: Path, figure: Figure
 ) -> None:
     worlds = worlds_of(studio)
-    assert held(worlds[0]) == Counter(key=1, entry=2)
+    assert held(worlds[0]) == Counter(key=1, entry=ENTRIES)
     assert order_kept(worlds)
     figure(describe("forget-power", cuts=len(worlds), lost_order=0))
 

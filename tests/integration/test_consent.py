@@ -226,6 +226,17 @@ def test_a_withdrawal_taken_back_leaves_the_others(settings: Settings) -> None:
     assert read_withdrawals(settings).entries == (kept,)
 
 
+def test_a_withdrawal_is_taken_back_and_noted_anew_where_the_state_folder_is_gone(
+    settings: Settings,
+) -> None:
+    withdraw(settings, "host", photo_digests=["ab"])
+    shutil.rmtree(settings.state_dir)
+    assert restore(settings, "host")
+    assert read_withdrawals(settings).entries == ()
+    withdraw(settings, "host", photo_digests=["ab"])
+    assert all(path.is_file() for path in copies_of(settings))
+
+
 def test_an_older_copy_does_not_bring_a_withdrawal_back(settings: Settings) -> None:
     withdraw(settings, "guest")
     older = copies_of(settings)[1].read_bytes()

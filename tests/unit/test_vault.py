@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from lynx_engine.digest import digest_bytes
 from lynx_engine.errors import RefusedError
 from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.settings import Settings
+from tests.faults.disk import Fault, watched
 
 KEY = bytes(range(32))
 PHOTO, OTHER = digest_bytes(b"one photo"), digest_bytes(b"another photo")
@@ -307,6 +309,18 @@ def test_forgotten_photo_leaves_nothing_and_others_stay(vault: Vault, tmp_path: 
     assert {path.name for path in root.iterdir()} == {".lock", vault.photo(OTHER)}
     assert vault.get(OTHER, "entry") == DATA
     vault.forget([root / vault.photo(PHOTO)])
+
+
+def test_disk_that_refuses_any_step_of_a_look_up_makes_it_a_miss(
+    vault: Vault, tmp_path: Path
+) -> None:
+    vault.put(PHOTO, "entry", DATA, name="host")
+    at, found = 0, None
+    while found is None:
+        at += 1
+        with watched(tmp_path, Fault(errno.EIO, at)):
+            found = vault.get(PHOTO, "entry")
+    assert (at > 4, found) == (True, DATA)
 
 
 def _put_often(folder: Path, name: str, times: int) -> None:
