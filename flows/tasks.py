@@ -52,7 +52,9 @@ def render_shard(campaign: Campaign, shard: int, shards: int) -> State[None]:
     del shard  # names the task run
     ended = Counter(_ending(campaign.render_row(turn)) for turn in campaign.turns(threads=shards))
     told = f"{ended['rendered']} rendered, {ended['failed']} failed"
-    told += "".join(f", {ended[word]} {word}" for word in ("withheld", "low identity") if ended[word])
+    told += "".join(
+        f", {ended[word]} {word}" for word in ("withheld", "low identity") if ended[word]
+    )
     if ended["interrupted"] or campaign.summary().paused or campaign.stopped_by:
         return Cancelled(message=f"{told}; stopped")
     # As of a row's own task: a clip under the gate is there.
