@@ -25,6 +25,9 @@ from flows.run import open_run, prepare_run, stops_on_signals
 from flows.schedules.turns import Coalesced, campaign_folder, wait_for_lock
 from flows.tasks import render_row, render_shard
 from lynx_engine.campaign import Campaign
+from lynx_engine.jobs import RenderPlan
+from lynx_engine.outcomes import CampaignSummary, idle_summary
+from lynx_engine.survey import CLIPS_FOLDER
 
 # On each device one row renders and one waits; the others wait out their next attempt.
 THREADS_PER_DEVICE = 2
@@ -80,9 +83,7 @@ def render_campaign(
             Path(manifest), devices=devices, cluster=cluster, skip_bad_rows=skip_bad_rows
         )
         if not run.plan.to_run:
-            count = len(run.plan.done)
-            done = "1 clip is done" if count == 1 else f"{count} clips are done"
-            return Completed(message=f"nothing to do; {done}")
+            return _idle(run.plan, turn.folder / CLIPS_FOLDER)
         with log_file(turn.folder), open_run(run, turn) as campaign:
             return render_all(campaign)
 
@@ -96,6 +97,19 @@ def render_all(campaign: Campaign) -> State[None]:
             _render_shards(campaign)
     summary = campaign.summary()
     told = f"{summary.rendered} rendered, {summary.failed} failed, {summary.interrupted} left"
+    return _state(summary, told)
+
+
+def _idle(plan: RenderPlan, clips: Path) -> State[None]:
+    """Say of a plan of which nothing is to run what else the shell would hear of it."""
+    summary = idle_summary(plan, clips)
+    count = len(plan.done)
+    done = "1 clip is done" if count == 1 else f"{count} clips are done"
+    told = f"nothing to do; {done}"
+    return _state(summary, told + (f", {summary.failed} failed" if summary.failed else ""))
+
+
+def _state(summary: CampaignSummary, told: str) -> State[None]:
     told += f", {summary.withheld} withheld" if summary.withheld else ""
     told += f", {summary.low_identity} low identity" if summary.low_identity else ""
     return Failed(message=told) if summary.exit_code else Completed(message=told)

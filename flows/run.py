@@ -147,8 +147,8 @@ def prepare_run(manifest: Path, *, devices: str, cluster: str, skip_bad_rows: bo
     settings = load_settings(manifest)
     read = read_manifest(manifest, lenient=True)
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
-    for warning in plan.warnings:
-        logger.warning("%s", warning)
+    for problem in (*plan.warnings, *plan.problems):
+        logger.warning("%s", problem)
     return Run(
         plan=plan,
         faces=find_subject_faces(plan, vault=photo_vault(settings), skip_bad_rows=skip_bad_rows),

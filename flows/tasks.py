@@ -50,9 +50,25 @@ def render_row(campaign: Campaign, turn: Turn) -> State[None]:
 def render_shard(campaign: Campaign, shard: int, shards: int) -> State[None]:
     """Render rows until none is left: Prefect loses task runs that come in thousands."""
     del shard  # names the task run
-    counts = Counter(type(campaign.render_row(turn)) for turn in campaign.turns(threads=shards))
-    failed = counts[results.Failed] + counts[results.Withheld]
-    told = f"{counts[results.Rendered]} rendered, {failed} failed"
-    if counts[results.Interrupted] or campaign.summary().paused or campaign.stopped_by:
+    ended = Counter(_ending(campaign.render_row(turn)) for turn in campaign.turns(threads=shards))
+    told = f"{ended['rendered']} rendered, {ended['failed']} failed"
+    told += "".join(
+        f", {ended[word]} {word}" for word in ("withheld", "low identity") if ended[word]
+    )
+    if ended["interrupted"] or campaign.summary().paused or campaign.stopped_by:
         return Cancelled(message=f"{told}; stopped")
-    return Failed(message=told) if failed else Completed(message=told)
+    # As of a row's own task: a clip under the gate is there.
+    unsuccessful = ended["failed"] or ended["withheld"]
+    return Failed(message=told) if unsuccessful else Completed(message=told)
+
+
+def _ending(result: results.RenderResult) -> str:
+    match result:
+        case results.Rendered(low_identity=low_identity):
+            return "low identity" if low_identity else "rendered"
+        case results.Withheld():
+            return "withheld"
+        case results.Failed():
+            return "failed"
+        case results.Interrupted():
+            return "interrupted"

@@ -34,6 +34,7 @@ RETRYABLE = frozenset({Status.FAILED.value, QUARANTINED, Status.LOW_IDENTITY.val
 QUARANTINE_DEATHS = 2
 """Workers that a request may kill in a row before only a person lets it run again."""
 
+_WITHHELD = "withheld by the safety check; it runs again when its request changes"
 _UNCHECKED = "safety check asked for now: nobody looked at the clip that is there"
 _SHOWN_CHARACTERS = 40
 # Digests say nothing to a reader; these fields are told as changed, without their values.
@@ -154,17 +155,21 @@ def with_seeds(planned: PlannedJob, past: PastResult | None, clips: Collection[s
 def without_finished(plan: RenderPlan, past: Past) -> RenderPlan:
     """Return a plan as it stands now: without the rows that another run has finished since.
 
-    Attempts and seeds of the others are counted anew, as a record may have been put in place.
+    A row that it withheld is held. Attempts and seeds of the others are counted anew, as a record
+    may have been put in place.
     """
     to_run: list[PlannedJob] = []
     finished: list[RenderJob] = []
     weak: list[RenderJob] = []
+    held: list[HeldJob] = []
     for planned in plan.to_run:
         job = planned.job
         latest = past.by_job.get(job.job_id)
         if latest is not None and _is_finished(planned, latest, past.clips):
             finished.append(job)
             weak += [job] if latest.status is Status.LOW_IDENTITY else []
+        elif latest is not None and latest.status is Status.WITHHELD:
+            held.append(HeldJob(job, _WITHHELD, withheld=True))
         else:
             numbered = replace(planned, attempt=past.attempts.get(job.job_id, 0) + 1)
             to_run.append(with_seeds(numbered, latest, past.clips))
@@ -172,6 +177,7 @@ def without_finished(plan: RenderPlan, past: Past) -> RenderPlan:
         plan,
         to_run=tuple(to_run),
         done=(*plan.done, *finished),
+        held=(*plan.held, *held),
         low_identity=(*plan.low_identity, *weak),
     )
 
@@ -257,7 +263,7 @@ def _judge(
     if attempt.status in PUBLISHED:
         return _judge_published(job, attempt, clips)
     if attempt.status is Status.WITHHELD:
-        return "withheld by the safety check; it runs again when its request changes"
+        return _WITHHELD
     if status_word(attempt) == QUARANTINED:
         return f"quarantined: {_message(attempt)}; `lynx-engine retry` runs it again"
     interrupted = attempt.status is Status.INTERRUPTED

@@ -210,10 +210,11 @@ class DeviceWorker:
                         on_stage("load", 0, 1)
                     loaded = self._engine(job.variant, job.precision)
                     load_s, self._uncharged_load_s = self._uncharged_load_s, 0.0
-                    with self._keeping:
-                        kept = self._unencoded.pop(job.job_id, None)
-                    rendering = kept or loaded.engine.render(job, task.face, on_stage=on_stage)
-                facts, findings, finishing_s = self._finish(task, rendering, on_stage)
+                    rendering = self._rendering(loaded, task, on_stage)
+                facts, finishing_s = self._encode(task, rendering, on_stage)
+                # They are as large as the clip that is decoded now, and nobody needs them any more.
+                rendering = replace(rendering, frames=rendering.frames[:0].copy())
+                findings, looking_s = self._look_at(task, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
             raise
@@ -227,6 +228,7 @@ class DeviceWorker:
                 stages_s={
                     **rendering.stages_s,
                     **finishing_s,
+                    **looking_s,
                     "load": load_s + rendering.stages_s.get("load", 0.0),
                 },
                 threads=self._setup.threads,
@@ -237,12 +239,18 @@ class DeviceWorker:
             findings=findings,
         )
 
-    def _finish(
-        self, task: RenderTask, rendering: Rendering, on_stage: OnStage
-    ) -> tuple[ClipFacts, Findings, dict[str, float]]:
-        """Encode, check and look at the clip; return facts, findings and seconds by stage.
+    def _rendering(self, loaded: LoadedEngine, task: RenderTask, on_stage: OnStage) -> Rendering:
+        """Return what the job becomes: what the encoder failed on before, if that is kept."""
+        with self._keeping:
+            kept = self._unencoded.pop(task.job.job_id, None)
+        return kept or loaded.engine.render(task.job, task.face, on_stage=on_stage)
 
-        The device renders the next row meanwhile.
+    def _encode(
+        self, task: RenderTask, rendering: Rendering, on_stage: OnStage
+    ) -> tuple[ClipFacts, dict[str, float]]:
+        """Encode and check the clip; return facts and seconds by stage.
+
+        From here on, the device renders the next row meanwhile.
         """
         job = task.job
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
@@ -258,8 +266,7 @@ class DeviceWorker:
                     if len(self._unencoded) > _KEPT_RENDERINGS:
                         self._unencoded.popitem(last=False)
             raise
-        findings, looking_s = self._look_at(task, on_stage)
-        return facts, findings, {"encode": encode_s, "check": check_s, **looking_s}
+        return facts, {"encode": encode_s, "check": check_s}
 
     def _look_at(self, task: RenderTask, on_stage: OnStage) -> tuple[Findings, dict[str, float]]:
         """Return what is found in a draft as it will be seen, and the seconds by stage.

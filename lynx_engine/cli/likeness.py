@@ -64,9 +64,14 @@ def summarise_likeness(
     import polars as pl
 
     from lynx_engine.identity.evaluators import threshold_of
+    from lynx_engine.jobs import Status
 
-    # The latest clip of a request stands in the folder; tries of a gate without one do not.
-    clips = log.filter(pl.col("clip") != "").unique("job_id", keep="last", maintain_order=True)
+    # The latest clip of a request stands in the folder; tries of a gate without one do not, and a
+    # row that was withheld keeps none.
+    ends = log.unique("job_id", keep="last", maintain_order=True)
+    withheld = ends.filter(pl.col("status") == Status.WITHHELD.value).get_column("job_id")
+    clips = log.filter(pl.col("clip") != "", ~pl.col("job_id").is_in(withheld.to_list()))
+    clips = clips.unique("job_id", keep="last", maintain_order=True)
     if wanted is not None:
         clips = clips.filter(pl.col("job_id").is_in(list(wanted)))
     scored = clips.filter(pl.col("evaluator") != "")

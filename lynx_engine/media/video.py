@@ -279,20 +279,26 @@ _PPM_SIZE = re.compile(rb"(\d+) (\d+)\n")
 
 
 def _read_ppm(stream: IO[bytes]) -> npt.NDArray[np.uint8] | None:
-    """Read a row of PPM pictures (netpbm's ppm(5), 8 bits, as ffmpeg writes them)."""
+    """Read a row of PPM pictures of one size (netpbm's ppm(5), 8 bits, as ffmpeg writes them)."""
     import numpy as np
 
-    pictures: list[npt.NDArray[np.uint8]] = []
+    # One growing buffer: pictures that are joined at the end would be held twice.
+    pixels = bytearray()
+    sizes: set[tuple[int, int]] = set()
     while stream.readline(8) == b"P6\n":
         size = _PPM_SIZE.fullmatch(stream.readline(32))
         if size is None or stream.readline(8) != b"255\n":
             return None
         width, height = (int(side) for side in size.groups())
-        pixels = stream.read(width * height * 3)
-        if len(pixels) != width * height * 3:
+        picture = stream.read(width * height * 3)
+        sizes.add((height, width))
+        if len(picture) != width * height * 3 or len(sizes) > 1:
             return None
-        pictures.append(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
-    return np.stack(pictures) if pictures else None
+        pixels += picture
+    if not sizes:
+        return None
+    ((height, width),) = sizes
+    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
 
 
 _Y4M_HEADER = re.compile(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+) ")

@@ -30,8 +30,9 @@ STAGES = "lynx-stages"
 TELL_EVERY_S = 0.1
 """Each word costs the orchestrator half a millisecond; nobody reads ten a second."""
 
-# Scoring may take long, and its deadline must not be that of the short stage before it.
-_TOLD_AT_ONCE = frozenset({FINISHING, "score"})
+# Looking at a clip may take long, most of all with networks to load, and its deadline must not be
+# that of the short stage before it.
+_TOLD_AT_ONCE = frozenset({FINISHING, "safety", "score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,15 @@ def render(task: RenderTask, setup: WorkerSetup) -> ClipDraft:
     """Render one job, telling of its steps on the topic `STAGES`."""
     from distributed import get_worker
 
-    told = 0.0
+    told, last = 0.0, ""
 
     def tell(stage: str, done: int, total: int) -> None:
-        nonlocal told
+        nonlocal told, last
         now = time.monotonic()
-        if now - told < TELL_EVERY_S and stage not in _TOLD_AT_ONCE:
+        is_due = stage in _TOLD_AT_ONCE and stage != last
+        if now - told < TELL_EVERY_S and not is_due:
             return
-        told = now
+        told, last = now, stage
         # The draft's name is unique to the attempt.
         said = {"task": task.draft.name, "stage": stage, "done": done, "total": total}
         get_worker().log_event(STAGES, said)

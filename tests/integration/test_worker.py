@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from lynx_engine import sleeper, worker
 from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.pool import InProcessPool
 from lynx_engine.settings import Settings
+from lynx_engine.shapes import FrameSize
 from lynx_engine.worker import DeviceWorker, RenderTask, setup_for
 from tests.support.jobs import make_sleeper_job
 
@@ -136,3 +138,27 @@ def test_strict_matrix_products_are_allowed_where_no_pool_set_the_process_up(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     InProcessPool(Settings(workspace=tmp_path, cache=tmp_path / "cache"), "cpu")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_frames_are_held_once_while_the_clip_is_decoded_and_looked_at(
+    device: DeviceWorker, tmp_path: Path
+) -> None:
+    job = make_sleeper_job("", frames=81, size=FrameSize(128, 128))
+    clip_bytes = 81 * 128 * 128 * 3
+    held: dict[str, int] = {}
+
+    def stage(name: str, _done: int, _total: int) -> None:
+        held[name] = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+
+    device.load(job.variant, job.precision)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        device.render(RenderTask(job, None, tmp_path / "1.mp4"), stage)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held["check"] - before >= clip_bytes, "the oracle does not see frames"
+    # Small pictures for the optical flow come on top of the clip that is decoded.
+    assert peak - before < 1.6 * clip_bytes

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from lynx_engine.pool import remote
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.shapes import FrameSize
 from tests.support.jobs import make_job
+from tests.support.pools import sleeper_task
 
 UNMEASURED_S, FLOOR_S = 1800.0, 60.0
 
@@ -175,3 +181,26 @@ def test_work_that_is_asked_for_again_begins_anew(deadlines: Deadlines, clock: C
     assert (watch.stage, watch.has_heard, watch.is_finishing) == ("start", False, False)
     assert watch.silence_s() == 0.0
     assert allowed_s(watch, clock) == pytest.approx(UNMEASURED_S, abs=0.01)
+
+
+def test_stage_that_loads_networks_is_told_however_soon_it_follows_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else the silence while a classifier loads would be measured as that of the encoder."""
+    told: list[str] = []
+
+    class Listener:
+        def log_event(self, _topic: str, said: dict[str, str]) -> None:
+            told.append(said["stage"])
+
+    class Hasty:
+        def render(self, _task: object, tell: Callable[[str, int, int], None]) -> None:
+            for stage in ("encode", "check", "safety", *["safety"] * 20, "score"):
+                tell(stage, 0, 1)
+
+    monkeypatch.setattr("distributed.get_worker", Listener)
+    monkeypatch.setattr(remote, "_device_worker", lambda _: Hasty())
+    monkeypatch.setattr(remote, "leave_answer", lambda _: None)
+    setup: Any = None
+    remote.render(sleeper_task(tmp_path, ""), setup)
+    assert told == ["encode", "safety", "score"], "a word costs the orchestrator half a millisecond"

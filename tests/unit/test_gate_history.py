@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lynx_engine.errors import ErrorCode
+from lynx_engine.errors import ErrorCode, ExitCode
 from lynx_engine.gate import NO_FACE, IdentityGate, reseed
 from lynx_engine.history import Past, RetryFilter, sort_by_past, without_finished
 from lynx_engine.jobs import PlannedJob, Reason, RenderPlan, Status
+from lynx_engine.outcomes import idle_summary
 from lynx_engine.provenance.schema import ProvenanceRecord
 from lynx_engine.provenance.store import read_history, write_part
 from tests.support.jobs import make_job, record_of
@@ -163,6 +164,20 @@ def test_a_retry_that_another_run_has_made_since_is_not_made_again(tmp_path: Pat
     assert [seeds(p) for p in without_finished(plan, fourth).to_run] == [(5, 6, 0.41)]
     sixth = past(tmp_path, record(5, LOW, 5, 0.1, ""), record(6, LOW, 6, 0.1, ""))
     assert without_finished(plan, sixth).low_identity == (JOB,)
+
+
+def test_a_row_that_another_run_has_withheld_since_is_held_and_takes_no_further_seed(
+    tmp_path: Path,
+) -> None:
+    known = past(tmp_path, FIRST)
+    withheld = replace(record(2, Status.WITHHELD, 2, None, ""), code=ErrorCode.SAFETY.value)
+    for plan in (planned_before(Past()), planned_before(known)):
+        assert len(plan.to_run) == 1
+        now = without_finished(plan, past(tmp_path, withheld))
+        assert (now.to_run, now.done) == ((), ())
+        (held,) = now.held
+        assert (held.job, held.withheld) == (JOB, True)
+        assert idle_summary(now, tmp_path).exit_code == ExitCode.ROWS_FAILED
 
 
 def test_a_death_amid_a_try_is_forgotten_once_a_try_has_rendered(tmp_path: Path) -> None:

@@ -58,6 +58,13 @@ def test_only_the_latest_clip_of_a_request_counts_and_tries_without_one_do_not()
     assert (summary.clips, summary.mean) == (1, 0.2)
 
 
+def test_clip_that_was_removed_because_a_later_try_was_withheld_does_not_count() -> None:
+    kept, weak = scored(0.9, seed=1), scored(0.1, seed=7)
+    log = log_of(kept, weak, {"seed": 7, "status": "withheld", "code": "safety", "clip": ""})
+    (summary,) = summarise_likeness(log)
+    assert (summary.clips, summary.mean) == (1, 0.9)
+
+
 def test_requests_that_the_manifest_does_not_make_are_left_out() -> None:
     log = log_of(scored(0.1), scored(0.9))
     (summary,) = summarise_likeness(log, {log["job_id"][1]})
