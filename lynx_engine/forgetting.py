@@ -141,7 +141,7 @@ def find_kept(
         subjects=tuple(subjects),
         photos=photos,
         sheets=tuple(
-            file for name in campaigns for file in _sheets_of(name, called, settings, logs)
+            file for name in campaigns for file in _sheets_of(name, sorted(called), settings, logs)
         ),
         clips={
             name: (*found, *(unfinished.get(name) or ()))

@@ -208,7 +208,10 @@ class Vault:
         """
         found: list[Path] = []
         for folder in self._folders():
-            files = sorted(folder.iterdir())
+            try:
+                files = sorted(folder.iterdir())
+            except FileNotFoundError:  # forgotten by another process meanwhile
+                continue
             # A temp of a writer that died; one that lives holds the lock.
             past = [f for f in files if f.name.startswith(".") or (_is_entry(f) and self._past(f))]
             left = any(_is_entry(file) and file not in past for file in files)

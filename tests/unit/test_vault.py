@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from lynx_engine.digest import digest_bytes
 from lynx_engine.errors import RefusedError
 from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.settings import Settings
-from tests.faults.disk import Fault, watched
+from tests.faults.disk import Fault, Operation, watched
 
 KEY = bytes(range(32))
 PHOTO, OTHER = digest_bytes(b"one photo"), digest_bytes(b"another photo")
@@ -321,6 +322,30 @@ def test_disk_that_refuses_any_step_of_a_look_up_makes_it_a_miss(
         with watched(tmp_path, Fault(errno.EIO, at)):
             found = vault.get(PHOTO, "entry")
     assert (at > 4, found) == (True, DATA)
+
+
+@dataclass
+class ForgottenMeanwhile:
+    """A listener: when a photo's folder is about to be listed, it is gone."""
+
+    folder: Path
+
+    def before(self, operation: Operation) -> None:
+        if operation.name == "list" and operation.path == self.folder and self.folder.exists():
+            self.folder.rename(self.folder.parents[2] / "gone")
+
+    def after(self, operation: Operation) -> None:
+        pass
+
+
+@pytest.mark.parametrize("look", [Vault.kept, Vault.expired])
+def test_photo_that_another_process_forgets_meanwhile_is_passed_over(
+    vault: Vault, tmp_path: Path, look: Callable[[Vault], tuple[object, ...]]
+) -> None:
+    vault.put(PHOTO, "entry", DATA, name="host")
+    (photo,) = vault.kept()
+    with watched(tmp_path, ForgottenMeanwhile(photo.folder)):
+        assert look(vault) == ()
 
 
 def _put_often(folder: Path, name: str, times: int) -> None:
