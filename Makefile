@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # One pip command with the constraints: anything that pulls another torch breaks diffusers.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# One more than there are cores, up to four: many tests wait for a process to start, or for a retry.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$(( cores < 4 ? cores + 1 : 4 )))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports unit faults bench schema clean
 
@@ -31,7 +34,7 @@ imports: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-test
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults

@@ -27,8 +27,10 @@ from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool, Pool, find_devices, open_cluster_pool, open_pool
 from lynx_engine.preflight import Preflight, find_subject_faces, photo_vault
 from lynx_engine.results import RenderResult
+from lynx_engine.safety.classifiers import installed_classifiers
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.survey import gather_facts
+from lynx_engine.variants import get_variant
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +165,14 @@ def prepare_run(manifest: Path, *, devices: str, cluster: str, skip_bad_rows: bo
 def open_run(run: Run, lock: CampaignLock) -> Generator[Campaign]:
     """Start the devices and give the campaign; every process is ended on the way out."""
     if run.cluster:
-        pool = open_cluster_pool(run.settings, run.cluster, lock.folder / DRAFTS_FOLDER)
+        jobs = (planned.job for planned in run.plan.to_run)
+        is_checked = any(get_variant(job.variant).is_checked(job.safety) for job in jobs)
+        pool = open_cluster_pool(
+            run.settings,
+            run.cluster,
+            lock.folder / DRAFTS_FOLDER,
+            classifiers=installed_classifiers(run.settings) if is_checked else (),
+        )
     else:
         pool = open_pool(run.settings, run.devices)
     with pool as opened, _open(run, lock, opened) as campaign:

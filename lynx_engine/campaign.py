@@ -45,7 +45,7 @@ from lynx_engine.provenance.store import read_history
 from lynx_engine.publisher import Publisher
 from lynx_engine.results import Failed, Interrupted, RenderResult, Withheld, WithheldError
 from lynx_engine.rights import Rights
-from lynx_engine.rules import Again, DeviceHealth, Tries
+from lynx_engine.rules import Again, DeviceHealth, Tries, is_transient
 from lynx_engine.survey import CLIPS_FOLDER, intact_clips
 from lynx_engine.worker import RenderTask
 
@@ -264,7 +264,7 @@ class Campaign:
             return result
         if isinstance(result, Withheld):
             return result if self._record(turn.planned, result, started_at) else Interrupted()
-        again = tries.after(result.code, transient=_is_transient(error))
+        again = tries.after(result.code, transient=is_transient(error))
         self._settle(turn.planned, tries)
         if not self._record(turn.planned, result, started_at):
             return Interrupted()
@@ -356,12 +356,6 @@ def _unscored(device: str) -> str:
         f"the clip was rendered on {device} and not scored, so the identity gate cannot pass it. "
         "Have the evaluator installed where the row renders, and run `lynx-engine retry`."
     )
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, RowError):
-        return error.transient
-    return isinstance(error, OSError) and error.errno in PASSING
 
 
 @contextmanager

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lynx_engine.jobs import PlannedJob, Reason, RenderJob
 from lynx_engine.variants import get_variant
 
 _LAST = frozenset({Reason.FAILED, Reason.INTERRUPTED, Reason.RETRY})
+
+_Key = TypeVar("_Key")
 
 Model = tuple[str, str]
 """Variant and precision: what a device must load."""
@@ -73,6 +76,35 @@ def model_of(job: RenderJob) -> Model:
 def work_of(job: RenderJob) -> int:
     """Return the relative length of a job: pixels times steps times predictions a step."""
     return job.cost * len(get_variant(job.variant).branches_at(job.speed))
+
+
+def in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Group by variant, then by shape; within and between groups the costliest job leads.
+
+    A worker changes its model least often this way, and no long job starts last. Equal costs keep
+    the author's order.
+    """
+    variant_cost: dict[str, int] = {}
+    shape_cost: dict[tuple[str, tuple[int, int, int]], int] = {}
+    for job in (p.job for p in planned):
+        shape = (job.variant, job.shape)
+        variant_cost[job.variant] = max(work_of(job), variant_cost.get(job.variant, 0))
+        shape_cost[shape] = max(work_of(job), shape_cost.get(shape, 0))
+    variant_rank = _ranks(variant_cost)
+    shape_rank = _ranks(shape_cost)
+    return sorted(
+        planned,
+        key=lambda p: (
+            variant_rank[p.job.variant],
+            shape_rank[(p.job.variant, p.job.shape)],
+            -work_of(p.job),
+        ),
+    )
+
+
+def _ranks(costs: Mapping[_Key, int]) -> dict[_Key, int]:
+    """Return the place of each key, the costliest first, equal costs in the order they came."""
+    return {key: rank for rank, key in enumerate(sorted(costs, key=lambda k: -costs[k]))}
 
 
 class Dispatcher:

@@ -367,9 +367,8 @@ def _work_of(request: Request) -> Work:
 
 def _names_of(device: Device) -> tuple[str, ...]:
     """Return the names under which records know a device."""
-    if not device.is_cpu:
-        return (device.name,)
-    return (device.name, platform.processor() or platform.machine())
+    also = (platform.processor() or platform.machine(),) if device.is_cpu else ()
+    return (device.name, *also)
 
 
 def open_forecaster(

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
 
 from lynx_engine.consent import OFF, REQUIRED, Standing, standing_of
-from lynx_engine.dispatch import work_of
+from lynx_engine.dispatch import in_running_order
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
 from lynx_engine.history import Past, RetryFilter, sort_by_past
-from lynx_engine.jobs import PastResult, PlannedJob, RenderJob, RenderPlan, RowKey, Status
+from lynx_engine.jobs import PastResult, RenderJob, RenderPlan, RowKey, Status
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
 from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
@@ -31,8 +30,6 @@ __all__ = [
     "plan_renders",
     "subject_digest",
 ]
-
-_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ def plan_renders(
     past = Past(facts.latest, facts.by_job, facts.attempts, facts.clips)
     to_run, done, held = sort_by_past(jobs, past, retry)
     _check_selection(selection, jobs)
-    to_run = _in_running_order([p for p in to_run if _is_selected(p.job, selection)])
+    to_run = in_running_order([p for p in to_run if _is_selected(p.job, selection)])
     done = [job for job in done if _is_selected(job, selection)]
     return RenderPlan(
         campaign=manifest.campaign,
@@ -341,35 +338,6 @@ def _twice(first: RenderJob, second: RenderJob, recipe: Recipe) -> Problem:
     return Problem(
         second.where, f"rows at {first.where} and {second.where} are one clip{cause}; remove one"
     )
-
-
-def _in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """Group by variant, then by shape; within and between groups the costliest job leads.
-
-    A worker changes its model least often this way, and no long job starts last. Equal costs keep
-    the author's order.
-    """
-    variant_cost: dict[str, int] = {}
-    shape_cost: dict[tuple[str, tuple[int, int, int]], int] = {}
-    for job in (p.job for p in planned):
-        shape = (job.variant, job.shape)
-        variant_cost[job.variant] = max(work_of(job), variant_cost.get(job.variant, 0))
-        shape_cost[shape] = max(work_of(job), shape_cost.get(shape, 0))
-    variant_rank = _ranks(variant_cost)
-    shape_rank = _ranks(shape_cost)
-    return sorted(
-        planned,
-        key=lambda p: (
-            variant_rank[p.job.variant],
-            shape_rank[(p.job.variant, p.job.shape)],
-            -work_of(p.job),
-        ),
-    )
-
-
-def _ranks(costs: Mapping[_Key, int]) -> dict[_Key, int]:
-    """Return the place of each key, the costliest first, equal costs in the order they came."""
-    return {key: rank for rank, key in enumerate(sorted(costs, key=lambda k: -costs[k]))}
 
 
 _Selection = Mapping[str, frozenset[str]]

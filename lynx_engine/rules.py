@@ -17,13 +17,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lynx_engine.errors import ErrorCode
+from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.history import QUARANTINE_DEATHS
 
 TRANSIENT_WAITS_S = (1.0, 4.0, 16.0)
 FAILURES_THAT_BLOCK = 3
 
 _SPOILED = frozenset({ErrorCode.BAD_FRAMES, ErrorCode.BAD_CLIP})
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the same work may succeed when tried again."""
+    if isinstance(error, RowError):
+        return error.transient
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,29 +16,41 @@ from lynx_engine.pool.remote import Hello, kill_tree, say_hello
 if TYPE_CHECKING:
     from distributed import Client
 
+    from lynx_engine.folders import ModelFolders
+
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 _KILL_S = 8.0
 
 
-def greet_workers(client: Client, *, at: str, shared: Path) -> dict[str, Hello]:
+def greet_workers(
+    client: Client,
+    *,
+    at: str,
+    shared: Path,
+    classifiers: tuple[str, ...] = (),
+    models_dir: ModelFolders | None = None,
+) -> dict[str, Hello]:
     """Return the cluster's workers by name, after each has shown that it can render.
 
     Args:
         client: Connected to the cluster.
         at: The cluster's address, for messages.
         shared: A file that this process made where clips are written.
+        classifiers: Those that the rows to come need: a worker without them would withhold every
+            clip, for good.
+        models_dir: Where weights lie.
 
     Raises:
-        RefusedError: If there is no worker, one lacks this version of lynx_engine, or does not see
-            the file; each is named.
+        RefusedError: If there is no worker, one lacks this version of lynx_engine or a classifier,
+            or does not see the file; each is named.
     """
     names = _names(client)
     if not names:
         text = "the cluster has no workers. Start some (dask worker ADDRESS), then render again."
         raise RefusedError([Problem(at, text)])
-    answers = client.run(say_hello, shared, on_error="return")
+    answers = client.run(say_hello, shared, classifiers, models_dir, on_error="return")
     problems: list[Problem] = []
     greeted: dict[str, Hello] = {}
     for address, name in names.items():
@@ -66,6 +78,8 @@ def _fault(answer: object, shared: Path) -> str:
             f"({answer.host}) does not see {shared.parent}. Put the workspace on a path that every "
             "machine of the cluster shares."
         )
+    if answer.lacks:
+        return f"({answer.host}) cannot check clips: {'; '.join(answer.lacks)}"
     return ""
 
 

@@ -308,13 +308,16 @@ def _scheduler() -> dict[str, object]:
 
 
 @contextmanager
-def open_cluster_pool(settings: Settings, address: str, shared: Path) -> Generator[DevicePool]:
+def open_cluster_pool(
+    settings: Settings, address: str, shared: Path, *, classifiers: tuple[str, ...] = ()
+) -> Generator[DevicePool]:
     """Use every worker of a running Dask cluster; the cluster stays as it is.
 
     Args:
         settings: Folders and behaviour.
         address: Of its scheduler, as `tcp://host:8786`.
         shared: Folder where clips are written; every worker must see it.
+        classifiers: Those that the rows to come need; every worker must have them.
 
     Raises:
         RefusedError: If nothing answers at the address, or a worker cannot render; all are named.
@@ -331,7 +334,13 @@ def open_cluster_pool(settings: Settings, address: str, shared: Path) -> Generat
     with client:
         probe.touch()
         try:
-            names = greet_workers(client, at=address, shared=probe)
+            names = greet_workers(
+                client,
+                at=address,
+                shared=probe,
+                classifiers=classifiers,
+                models_dir=settings.models_dir.resolve(),
+            )
         finally:
             probe.unlink()
         processes = {name: ClusterWorker(name, client) for name in names}

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from lynx_engine import __version__
 from lynx_engine.pool.devices import count_gpus
 from lynx_engine.pool.protocol import FINISHING
+from lynx_engine.safety.classifiers import missing_classifiers
 from lynx_engine.settings import load_settings
 from lynx_engine.worker import DeviceWorker, WorkerSetup
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+    from lynx_engine.folders import ModelFolders
     from lynx_engine.identity.embed import SubjectFace
     from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
 
@@ -43,12 +45,32 @@ class Hello:
     host: str
     version: str
     sees_probe: bool
+    lacks: tuple[str, ...] = ()
 
 
-def say_hello(probe: Path | None) -> Hello:
-    """Return who this process is, and whether it sees the file `probe`."""
+def say_hello(
+    probe: Path | None,
+    classifiers: tuple[str, ...] = (),
+    models_dir: ModelFolders | None = None,
+) -> Hello:
+    """Return who this process is, whether it sees the file `probe`, and which classifiers it lacks.
+
+    Args:
+        probe: A file that whoever asks has made; None asks for nothing.
+        classifiers: Those that the rows to come need.
+        models_dir: Where weights lie, unless this machine knows better.
+    """
     sees = probe is None or probe.is_file()
-    return Hello(os.getpid(), platform.node(), __version__, sees)
+    place = _models_here(models_dir or load_settings().models_dir)
+    lacks = missing_classifiers(classifiers, place) if classifiers else ()
+    return Hello(os.getpid(), platform.node(), __version__, sees, lacks)
+
+
+def _models_here(models_dir: ModelFolders) -> ModelFolders:
+    """Return where weights lie: a cluster's machine knows its own folders best."""
+    if os.environ.get("LYNX_MODELS") or os.environ.get("LYNX_MODEL_PATHS"):
+        return load_settings().models_dir.resolve()
+    return models_dir
 
 
 _making = threading.Lock()
@@ -64,9 +86,8 @@ def _device_worker(setup: WorkerSetup) -> DeviceWorker:
 def _the_worker(setup: WorkerSetup) -> DeviceWorker:
     if setup.torch_device != "auto":
         return DeviceWorker(setup)
-    # A cluster's machine knows its own device and its own folders best.
-    if os.environ.get("LYNX_MODELS") or os.environ.get("LYNX_MODEL_PATHS"):
-        setup = replace(setup, models_dir=load_settings().models_dir.resolve())
+    # A cluster's machine knows its own device best, too.
+    setup = replace(setup, models_dir=_models_here(setup.models_dir))
     if os.environ.get("LYNX_CACHE"):
         setup = replace(setup, cache_dir=Path(os.environ["LYNX_CACHE"]))
     return DeviceWorker(replace(setup, torch_device="cuda:0" if count_gpus() else "cpu"))

@@ -181,6 +181,24 @@ def installed_classifiers(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(parse_asked(word)) for word in words))
 
 
+def missing_classifiers(asked: Iterable[str], models_dir: ModelFolders) -> tuple[str, ...]:
+    """Return which classifiers are not to be had in this process, each with its cure.
+
+    Args:
+        asked: As `installed_classifiers` gives them, perhaps on another machine.
+        models_dir: Where this process finds weights.
+    """
+    missing: list[str] = []
+    for word in asked:
+        name = parse_asked(word).name
+        known = KNOWN.get(name)
+        if known is None:
+            missing += _plugin_faults(name)
+        elif not known.is_installed(models_dir):
+            missing.append(f"{name} is not installed: {known.cure}")
+    return tuple(missing)
+
+
 def _faults(words: Iterable[str], models_dir: ModelFolders) -> Iterable[str]:
     written = list(words)
     if not written:

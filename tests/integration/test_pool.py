@@ -390,6 +390,14 @@ def test_running_cluster_renders_and_replaces_a_worker_that_was_killed(
             assert caught.value.code is ErrorCode.WORKER_DIED
             again = pool.render("left", sleeper_task(tmp_path, f"after {fault}"), ignore)
             assert again.worker.device == "left"
+    # A worker that cannot check clips would withhold each of them for good.
+    with (
+        pytest.raises(RefusedError) as refused,
+        open_cluster_pool(quick, cluster, tmp_path, classifiers=("opennsfw", "falconsai")),
+    ):
+        pass
+    assert str(refused.value).count("cannot check clips: falconsai is not installed: ") == 2
+    assert "opennsfw is not" not in str(refused.value)
     # The cluster is the user's: it goes on.
     with open_cluster_pool(quick, cluster, tmp_path) as pool:
         assert set(pool.devices) == {"left", "right"}
