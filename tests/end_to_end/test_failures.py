@@ -88,7 +88,7 @@ def test_damaged_log_is_named_and_nothing_is_rendered_over_it(workspace: Workspa
 def test_stopped_run_exits_by_its_signal_and_the_next_one_goes_on(
     workspace: Workspace, number: signal.Signals, code: int, in_process: bool
 ) -> None:
-    write_manifest(workspace, 12)
+    write_manifest(workspace, 8)
     mode = ["--in-process"] if in_process else []
     with subprocess.Popen(
         [COMMAND, "render", "m.yaml", *mode],
@@ -118,14 +118,14 @@ def test_stopped_run_exits_by_its_signal_and_the_next_one_goes_on(
     assert alive == []
 
     left = len(workspace.json("plan", "m.yaml")["to_run"])
-    assert 0 < left < 12
+    assert 0 < left < 8
     again = workspace.run("render", "m.yaml", "--in-process")
     assert again.returncode == 0, again.stderr
-    assert f"{left} rendered, {12 - left} done before" in again.stdout
-    assert len(workspace.clips("trial")) == 12
+    assert f"{left} rendered, {8 - left} done before" in again.stdout
+    assert len(workspace.clips("trial")) == 8
     assert list((workspace.folder / "outputs/trial/.drafts").iterdir()) == []
     charged = [r for r in workspace.json("log", "trial") if r["status"] == "rendered"]
-    assert len(charged) == 12
+    assert len(charged) == 8
 
 
 def test_quiet_run_says_what_went_wrong_and_nothing_else(workspace: Workspace) -> None:

@@ -20,9 +20,9 @@ MANIFEST = [
 ASTRONAUT = Path(__file__).parents[2] / "manifests" / "subjects" / "astronaut.png"
 
 
-def render(folder: Path, *options: str) -> tuple[Workspace, pl.DataFrame]:
+def render(folder: Path, cache: Path, *options: str) -> tuple[Workspace, pl.DataFrame]:
     folder.mkdir()
-    space = Workspace(folder, {"LYNX_CACHE": str(folder.parent / "cache")})
+    space = Workspace(folder, {"LYNX_CACHE": str(cache)})
     space.write("lynx.toml", "")
     (folder / "host.png").write_bytes(ASTRONAUT.read_bytes())
     space.write("small.yaml", MANIFEST)
@@ -31,9 +31,9 @@ def render(folder: Path, *options: str) -> tuple[Workspace, pl.DataFrame]:
     return space, pl.concat(map(pl.read_parquet, space.parts("small"))).sort("prompt")
 
 
-def test_lowvram_renders_the_same_frames_and_the_same_ids(tmp_path: Path) -> None:
-    _, usual = render(tmp_path / "usual")
-    space, low = render(tmp_path / "low", "--lowvram")
+def test_lowvram_renders_the_same_frames_and_the_same_ids(tmp_path: Path, cache: Path) -> None:
+    _, usual = render(tmp_path / "usual", cache)
+    space, low = render(tmp_path / "low", cache, "--lowvram")
     assert usual["memory_tier"].to_list() == ["balanced", "resident"]
     assert usual["streamed_blocks"].to_list() == [2, 0]
     assert low["memory"].to_list() == low["memory_tier"].to_list() == ["low", "low"]

@@ -70,7 +70,7 @@ def test_rows_that_differ_in_their_shortcut_are_clips_of_their_own_and_rerun_alo
     assert [row["why"] for row in edited["to_run"]] == ["changed: loras changed"] * 2
     assert {row["where"] for row in edited["to_run"]} == {"quick.yaml:8", "quick.yaml:9"}
     assert len(edited["done"]) == 2
-    done = quick.run("render", "quick.yaml")
+    done = quick.run("render", "quick.yaml", "--in-process")
     assert done.returncode == 0, done.stderr
     assert "2 rendered, 2 done before" in done.stdout
     exact = {r["frames_digest"] for r in quick.json("log", "quick")}

@@ -102,7 +102,7 @@ def test_later_tick_of_a_schedule_still_tells_of_a_withheld_row(
     assert (first.rendered, first.withheld, first.exit_code) == (1, 1, 1)
     state = render_campaign.fn("m.yaml", devices="cpu", skip_bad_rows=True)
     assert state.is_failed(), "the command exits 1, too"
-    assert state.message == "nothing to do; 1 clips are done, 1 withheld"
+    assert state.message == "nothing to do; 1 clip is done, 1 withheld"
 
 
 def test_rows_that_a_schedule_leaves_out_are_named_in_its_log(
