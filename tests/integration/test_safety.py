@@ -118,7 +118,8 @@ def studio(tmp_path: Path) -> Studio:
     return make
 
 
-def all_flagged_are_withheld(place: Place, at: int) -> None:
+def all_flagged_are_withheld(place: Place, at: int) -> str:
+    """See that each of three clips is withheld; return the figures."""
     jobs = [row(f"red={at}", seed=seed) for seed in (1, 2, 3)]
     summary, watcher = place.run(plan_of(*jobs))
     assert [type(result) for result in watcher.results.values()] == [Withheld] * 3
@@ -132,13 +133,14 @@ def all_flagged_are_withheld(place: Place, at: int) -> None:
         score = record["safety_score"]
         assert isinstance(score, float)
         assert score >= 1
+    return f"clips={len(jobs)} withheld={summary.withheld} files={len(place.videos())}"
 
 
 @pytest.mark.parametrize("at", [0, FRAMES // 2, FRAMES - 1], ids=["first", "middle", "last"])
 def test_every_clip_with_one_flagged_frame_is_withheld_and_leaves_no_file(
-    studio: Studio, at: int
+    studio: Studio, at: int, figure: Callable[[str], None]
 ) -> None:
-    all_flagged_are_withheld(studio(), at)
+    figure(f"SAFETY frame={at} of={FRAMES} {all_flagged_are_withheld(studio(), at)}")
 
 
 def test_clips_would_be_published_were_the_check_taken_away(

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +117,9 @@ def test_clip_that_is_cut_off_is_not_decoded_in_part(tmp_path: Path) -> None:
         read_frames(path)
 
 
-def test_known_faces_get_the_scores_that_a_person_would_give(tmp_path: Path) -> None:
+def test_known_faces_get_the_scores_that_a_person_would_give(
+    tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     scored: dict[str, Likeness] = {}
     for kind in KINDS:
         job = face_job(kind)
@@ -129,6 +131,7 @@ def test_known_faces_get_the_scores_that_a_person_would_give(tmp_path: Path) -> 
         assert draft.findings.look is not None
         assert not draft.findings.look.frozen
     figures = str(scored)
+    figure("LIKENESS clips " + " ".join(f"{kind}={one.mean}" for kind, one in scored.items()))
     right, drifting, wrong, two = (
         numbers(scored[kind]) for kind in ("right", "drifting", "wrong", "two")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -59,7 +60,9 @@ def jpeg(picture: Picture, quality: int) -> Picture:
     return decoded[..., ::-1].astype(np.uint8)
 
 
-def test_portrait_altered_is_the_same_person_and_eight_others_are_not() -> None:
+def test_portrait_altered_is_the_same_person_and_eight_others_are_not(
+    figure: Callable[[str], None],
+) -> None:
     dlib = choose_evaluator("dlib")
     assert dlib is not None
     assert dlib.threshold is not None
@@ -89,6 +92,10 @@ def test_portrait_altered_is_the_same_person_and_eight_others_are_not() -> None:
         for face in find_faces(picture)
     ]
     figures = f"same {same}, others {[round(score, 3) for score in others]}"
+    figure(
+        f"LIKENESS dlib same={min(same.values()):.3f}..{max(same.values()):.3f} "
+        f"others={min(others):.3f}..{max(others):.3f} threshold={dlib.threshold:g}"
+    )
     assert len(others) == 8, figures
     assert min(same.values()) > 0.75, figures
     assert min(same.values()) >= dlib.threshold > max(others), figures
