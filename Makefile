@@ -34,7 +34,7 @@ imports: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-test
-	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=15
 
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults

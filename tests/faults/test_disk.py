@@ -127,7 +127,7 @@ def test_disk_that_refuses_any_operation_pauses_the_campaign_and_loses_nothing(
         falsely += claimed_falsely(workspace, watcher)
         assert_whole_after_another_run(workspace)
         shutil.rmtree(workspace)
-        at += size(quick=5, full=1)
+        at += size(quick=7, full=1)
     name = f"disk-{errno.errorcode[number]}-{'lasting' if lasts else 'once'}"
     figure(describe(name, refused=sum(ended.values()), **ended, claimed=falsely, lost=0))
     assert falsely == 0

@@ -139,7 +139,7 @@ def give_orders(orders: Orders) -> list[RenderJob]:
     ways += [("killed", FRAMES, 0.0), ("hidden", FRAMES, 0.0)]
     # A clip is closed, and its index moved to the front, in some 30 ms after the last frame.
     ways += [
-        ("late", FRAMES, n / size(quick=200, full=4000)) for n in range(size(quick=8, full=160))
+        ("late", FRAMES, n / size(quick=200, full=4000)) for n in range(size(quick=5, full=160))
     ]
     jobs = [make_sleeper_job("", seed=seed, frames=FRAMES) for seed in range(len(ways))]
     for job, way in zip(jobs, ways, strict=True):

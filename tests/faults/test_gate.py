@@ -104,7 +104,7 @@ def test_power_cut_amid_a_replacement_leaves_each_clip_with_its_own_record(
     name = f"power-cut-gate-{'journal' if journal else 'strict'}"
     figure(describe(name, worlds=len(worlds), **told))
     assert not any(found[key] for key in WRONG)
-    for world in worlds[:: size(quick=max(len(worlds) // 6, 1), full=3)]:
+    for world in worlds[:: size(quick=max(len(worlds) // 4, 1), full=3)]:
         lay_out(world, place)
         finish(place, REPLACING)
 

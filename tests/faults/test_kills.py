@@ -34,7 +34,7 @@ def test_device_processes_killed_at_random_points_cost_no_row(
     tmp_path: Path, figure: Figure
 ) -> None:
     dice = random.Random(2026)
-    wanted = size(quick=8, full=200)
+    wanted = size(quick=6, full=200)
     kills = orphans = nights = 0
     totals: dict[str, int] = dict.fromkeys(("lost", "duplicate", "torn", "mismatch", "temps"), 0)
     while kills < wanted:
@@ -59,7 +59,7 @@ def test_orchestrator_killed_at_random_points_leaves_a_campaign_that_resumes(
     tmp_path: Path, figure: Figure, whole_group: bool
 ) -> None:
     dice = random.Random(2027)
-    wanted = size(quick=6, full=100)
+    wanted = size(quick=4, full=100)
     kills = orphans = nights = 0
     totals: dict[str, int] = dict.fromkeys(("lost", "duplicate", "torn", "mismatch", "temps"), 0)
     while kills < wanted:

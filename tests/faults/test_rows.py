@@ -118,7 +118,7 @@ def random_rows(count: int, folder: Path, dice: random.Random) -> tuple[list[str
 def test_thousands_of_rows_of_which_some_fail_all_reach_a_final_state(
     tmp_path: Path, figure: Figure
 ) -> None:
-    count = size(quick=150, full=10_000)
+    count = size(quick=100, full=10_000)
     rows, bad = random_rows(count, tmp_path / "once", random.Random(5))
     night = Night(tmp_path / "night", rows)
     started = time.monotonic()
