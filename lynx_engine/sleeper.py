@@ -1,7 +1,7 @@
 """The null renderer: sleeps instead of sampling and draws a test pattern; fails when told to.
 
 Everything around the model is real: processes, deadlines, encoder, log. The prompt says what
-happens, word by word:
+happens, word by word; words of another form are prose, and pass:
 
     sleep=0.5            seconds of sampling, told of in as many steps as the row has
     load=2               seconds of loading the model, for the first row of a process
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.errors import ErrorCode, RowError, nearest
 from lynx_engine.rendering import EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import Conditions
 
@@ -92,18 +93,19 @@ class Sleeper:
     ) -> Rendering:
         """Do what the prompt says; frames follow from seed and size alone."""
         del face
-        words = {word.partition("=")[0]: word.partition("=")[2] for word in job.prompt.split()}
+        words = dict(word.split("=", 1) for word in job.prompt.split() if "=" in word)
+        sleep_s, load_s = _seconds(words, "sleep"), _seconds(words, "load")
         stages_s = {"text": 0.0, "subject": 0.0}
         if not self._is_loaded:
             # Known from the first prompt only, so it is slept here; it is told as loading.
-            stages_s["load"] = float(words.get("load", 0))
-            time.sleep(stages_s["load"])
+            stages_s["load"] = load_s
+            time.sleep(load_s)
             self._is_loaded = True
         started = time.perf_counter()
         for step in range(job.steps):
             if on_stage is not None:
                 on_stage("denoise", step, job.steps)
-            time.sleep(float(words.get("sleep", 0)) / job.steps)
+            time.sleep(sleep_s / job.steps)
             if step == job.steps // 2:
                 _fail_if_told(words)
         stages_s["denoise"] = time.perf_counter() - started
@@ -117,6 +119,14 @@ class Sleeper:
         )
 
 
+def _seconds(words: Mapping[str, str], name: str) -> float:
+    told = words.get(name, "0")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", told):
+        text = f"the null renderer is told {name}={told}, which is no time; write {name}=0.5"
+        raise RowError(ErrorCode.BAD_FRAMES, f"{text} for half a second.")
+    return float(told)
+
+
 def _fail_if_told(words: Mapping[str, str]) -> None:
     if "fault" not in words:
         return
@@ -125,6 +135,10 @@ def _fail_if_told(words: Mapping[str, str]) -> None:
             Path(words["once"]).touch(exist_ok=False)
         except FileExistsError:
             return
+    if words["fault"] not in FAULTS:
+        known = nearest(words["fault"], FAULTS) or f"; there are {', '.join(FAULTS)}"
+        text = f"the null renderer knows no fault '{words['fault']}'{known}."
+        raise RowError(ErrorCode.BAD_FRAMES, text)
     FAULTS[words["fault"]]()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import signal
 import subprocess
@@ -187,6 +188,23 @@ def test_hang_stops_the_other_threads_only_if_it_keeps_the_interpreters_lock(
             assert process.poll() is None
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("sleep=long", "is told sleep=long, which is no time; write sleep=0.5"),
+        ("load=-1", "is told load=-1, which is no time"),
+        ("fault=segfalt", "knows no fault 'segfalt', did you mean 'segfault'?"),
+    ],
+)
+def test_word_that_means_nothing_is_a_letter_and_no_bug(prompt: str, said: str) -> None:
+    with pytest.raises(RowError, match=re.escape(said)):
+        render(sleeper_job(prompt))
+
+
+def test_prose_is_no_order() -> None:
+    assert len(render(sleeper_job("A person will sleep 0.1 s.")).frames) == 5
 
 
 def test_every_fault_is_tested_here() -> None:
