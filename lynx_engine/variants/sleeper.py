@@ -13,7 +13,7 @@ from lynx_engine.variants.wan import SPEC as WAN
 
 SPEC = VariantSpec(
     name="sleeper",
-    summary="no model: sleeps as its prompt says (sleep=0.5) and draws stripes, to rehearse a campaign",
+    summary="no model: sleeps as its prompt says (sleep=0.5), to rehearse a campaign",
     loader="lynx_engine.sleeper:load_sleeper",
     base="",
     adapters="",

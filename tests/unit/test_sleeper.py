@@ -137,11 +137,6 @@ def test_fault_that_happens_once_leaves_its_mark_and_does_not_come_back(tmp_path
     assert render(job).frames.shape == (5, 32, 32, 3)
 
 
-def test_fault_that_nobody_knows_is_an_error() -> None:
-    with pytest.raises(KeyError):
-        render(sleeper_job("fault=typo"))
-
-
 SCRIPT = """
 import sys
 from lynx_engine.sleeper import FAULTS
