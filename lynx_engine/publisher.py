@@ -63,7 +63,12 @@ class Publisher:
             PausedError: If it refuses once the clip has its name.
         """
         result = Rendered(
-            planned.job.clip_name, draft.clip, draft.worker, draft.findings, low_identity
+            planned.job.clip_name,
+            draft.clip,
+            draft.worker,
+            draft.findings,
+            low_identity,
+            draft.marks,
         )
         record = make_record(
             planned,
@@ -100,7 +105,9 @@ class Publisher:
         Raises:
             OSError: If the disk refuses; then there is no record.
         """
-        result = Rendered("", draft.clip, draft.worker, draft.findings, low_identity=True)
+        result = Rendered(
+            "", draft.clip, draft.worker, draft.findings, low_identity=True, marks=draft.marks
+        )
         try:
             self.record(planned, result, started_at=draft.started_at)
         finally:

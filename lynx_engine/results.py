@@ -7,7 +7,7 @@ files and know no model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lynx_engine.errors import ErrorCode, LynxError
 from lynx_engine.shapes import FrameSize
@@ -76,6 +76,9 @@ class WorkerFacts:
         threads: CPU threads of torch; sums over another number of them round differently.
         peak_memory_bytes: Largest device (on CPU: process) memory during the attempt.
         weights: Weight file -> sha256, for the files whose digest is known.
+        driver: Version of the device's driver; "" for a CPU.
+        ffmpeg_version: The program that encoded and decoded the clip.
+        licences: Weight file or LoRA file -> licence or terms, where known.
     """
 
     device: str
@@ -85,6 +88,9 @@ class WorkerFacts:
     threads: int
     peak_memory_bytes: int
     weights: Mapping[str, str]
+    driver: str = ""
+    ffmpeg_version: str = ""
+    licences: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,7 @@ class Likeness:
             if no frame shows one.
         least: The lowest of these scores, or None.
         slope_per_s: Change of the score a second, by least squares; None with fewer than two.
+        scores: Seconds into the clip, and the score there; None where no face is seen.
     """
 
     evaluator: str
@@ -113,6 +120,7 @@ class Likeness:
     mean: float | None
     least: float | None
     slope_per_s: float | None
+    scores: tuple[tuple[float, float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +180,24 @@ NOTHING_FOUND = Findings()
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """What tells, in and on a clip, that a machine made it.
+
+    Attributes:
+        labels: Of `tags` (mp4 metadata), the burnt-in profile `eu` or `cn`, and `c2pa`.
+        credential: Identifier of its C2PA manifest; "" without signed credentials.
+        signer: Who signed it: the certificate's subject, sha256 and last day; "" likewise.
+    """
+
+    labels: tuple[str, ...] = ()
+    credential: str = ""
+    signer: str = ""
+
+
+UNMARKED = Marks()
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """The clip passed its check, and is published unless a better one was before.
 
@@ -182,6 +208,7 @@ class Rendered:
         worker: Where and how it was made.
         findings: What was found in it.
         low_identity: Whether it is under the identity gate.
+        marks: What tells that a machine made it.
     """
 
     clip: str
@@ -189,6 +216,7 @@ class Rendered:
     worker: WorkerFacts
     findings: Findings = NOTHING_FOUND
     low_identity: bool = False
+    marks: Marks = UNMARKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +246,17 @@ class WithheldError(LynxError):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The row has no clip; the others went on."""
+    """The row has no clip; the others went on.
+
+    Attributes:
+        code: The kind of failure.
+        message: The failure in words.
+        stderr: The last lines that the failing program or process wrote, else "".
+    """
 
     code: ErrorCode
     message: str
+    stderr: str = ""
 
 
 @dataclass(frozen=True, slots=True)

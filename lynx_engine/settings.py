@@ -95,6 +95,24 @@ class Settings(BaseSettings):
     face_days: float = Field(
         default=30.0, gt=0, description="Days that what was computed of a face is kept."
     )
+    producer: str = Field(
+        default="lynx_engine",
+        min_length=1,
+        max_length=200,
+        description="Who makes the clips, as their metadata says.",
+    )
+    credentials: Path | None = Field(
+        default=None,
+        description="Folder of the certificates that sign clips (`credentials init` makes a test "
+        "one); without it clips are not signed.",
+    )
+    timestamps: str = Field(
+        default="", description="Address of a time-stamp authority (RFC 3161) for signed clips."
+    )
+    report: bool = Field(default=True, description="Write report.html at the end of each run.")
+    report_photos: bool = Field(
+        default=False, description="Show a crop of each subject's photo in the report."
+    )
     disk_check: bool = Field(
         default=True, description="Refuse to start when the clips will not fit on the disk."
     )

@@ -29,7 +29,14 @@ from lynx_engine.jobs import RenderJob
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
-from lynx_engine.results import NOTHING_FOUND, ClipFacts, Findings, WorkerFacts
+from lynx_engine.results import (
+    NOTHING_FOUND,
+    UNMARKED,
+    ClipFacts,
+    Findings,
+    Marks,
+    WorkerFacts,
+)
 from lynx_engine.safety.check import SafetyCheck
 from lynx_engine.safety.classifiers import ClassifierPlace, installed_classifiers
 from lynx_engine.variants import get_variant
@@ -147,6 +154,8 @@ class ClipDraft:
         worker: Where and how it was made.
         started_at: UTC, when the device took the job.
         findings: What was found in it.
+        marks: What tells that a machine made it.
+        poster: A frame of it as JPEG, a temp file beside it; None if none could be made.
     """
 
     path: Path
@@ -154,6 +163,8 @@ class ClipDraft:
     worker: WorkerFacts
     started_at: datetime
     findings: Findings = NOTHING_FOUND
+    marks: Marks = UNMARKED
+    poster: Path | None = None
 
 
 class DeviceWorker:

@@ -32,6 +32,11 @@ _SETTINGS = """# Settings of this workspace; LYNX_MODELS and so on in the enviro
 # classifiers = "auto"     # who looks at finished frames: auto, none, or opennsfw, falconsai,
 #                          # module:function; opennsfw@0.5 is stricter than opennsfw
 # face_days = 30           # days that what was computed of a face is kept
+# producer = "lynx_engine" # who makes the clips, as their metadata says
+# credentials = "credentials"  # folder of the certificates that sign clips; none by default
+# timestamps = ""          # address of a time-stamp authority (RFC 3161) for signed clips
+# report = true            # write report.html at the end of each run
+# report_photos = false    # show a crop of each subject's photo in the report
 """
 
 

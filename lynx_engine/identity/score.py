@@ -58,6 +58,7 @@ def score_likeness(
     chosen = spread(len(frames), SCORED_FRAMES)
     times_s: list[float] = []
     scores: list[float] = []
+    over_time: list[tuple[float, float | None]] = []
     for index in chosen:
         frame = frames[index]
         found = [evaluator.embed(frame, face) for face in find_faces(frame)]
@@ -65,6 +66,7 @@ def score_likeness(
         if not all(map(isfinite, alike)):
             text = f"{evaluator.name} gave a score that is no number at frame {index}."
             raise RowError(ErrorCode.SCORE, text)
+        over_time.append((round(index / fps, 4), max(alike, default=None)))
         if alike:
             times_s.append(index / fps)
             scores.append(max(alike))
@@ -76,6 +78,7 @@ def score_likeness(
         mean=float(np.mean(scores)) if scores else None,
         least=min(scores, default=None),
         slope_per_s=_slope(times_s, scores),
+        scores=tuple(over_time),
     )
 
 

@@ -70,7 +70,7 @@ def make_record(
 
 def _outcome(result: RenderResult) -> dict[str, object]:
     match result:
-        case Rendered(clip, facts, worker, findings, low_identity):
+        case Rendered(clip, facts, worker, findings, low_identity, marks):
             status = Status.LOW_IDENTITY if low_identity else Status.RENDERED
             return {
                 "status": status.value,
@@ -80,6 +80,11 @@ def _outcome(result: RenderResult) -> dict[str, object]:
                 "frames_digest": facts.frames_digest,
                 "clip_frames": facts.frames,
                 "clip_fps": facts.fps,
+                "clip_size": str(facts.size),
+                "clip_bitrate": 8 * facts.bytes * facts.fps / facts.frames,
+                "labels_applied": ",".join(marks.labels),
+                "credential": marks.credential,
+                "signer": marks.signer,
                 **_work(worker),
                 **_found(findings),
             }
@@ -90,8 +95,13 @@ def _outcome(result: RenderResult) -> dict[str, object]:
                 "message": message,
                 **_found(Findings(safety=verdict)),
             }
-        case Failed(code, message):
-            return {"status": Status.FAILED.value, "code": code.value, "message": message}
+        case Failed(code, message, stderr):
+            return {
+                "status": Status.FAILED.value,
+                "code": code.value,
+                "message": message,
+                "stderr": stderr,
+            }
         case Interrupted():
             return {"status": Status.INTERRUPTED.value}
 
@@ -107,6 +117,7 @@ def _found(findings: Findings) -> dict[str, object]:
             "identity_mean": likeness.mean,
             "identity_min": likeness.least,
             "identity_slope": likeness.slope_per_s,
+            "identity_scores": json.dumps(likeness.scores),
         }
     if findings.look is not None:
         columns |= asdict(findings.look)
@@ -128,6 +139,9 @@ def _work(worker: WorkerFacts) -> dict[str, object]:
         "memory_rungs": ",".join(worker.conditions.memory_rungs),
         "threads": worker.threads,
         "peak_memory_bytes": worker.peak_memory_bytes,
+        "driver": worker.driver,
+        "ffmpeg_version": worker.ffmpeg_version,
         "weights": json.dumps(dict(worker.weights), sort_keys=True),
+        "licences": json.dumps(dict(worker.licences), sort_keys=True),
         **{f"{stage}_s": seconds for stage, seconds in worker.stages_s.items()},
     }

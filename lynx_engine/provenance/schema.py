@@ -31,6 +31,7 @@ class ProvenanceRecord:
         status: rendered, low_identity, withheld, failed or interrupted.
         code: Error code of a failed attempt, else "".
         message: The failure in words, else "".
+        stderr: The last lines that the failing program or process wrote, else "".
         started_at: UTC, when a device took the row.
         finished_at: UTC, when the attempt ended.
         where: Manifest file and line.
@@ -38,8 +39,12 @@ class ProvenanceRecord:
         prompt_name: The author's name for the prompt.
         consent: Recorded right to the face: its basis, "synthetic", "" without a subject; what was
             wanting and let pass, as "none (warn)" or "expired 2026-01-01 (warn)"; or "unchecked".
+        consent_id: Mark of the consent as the manifest wrote it (HMAC-SHA256, workspace key, 16 hex
+            digits), for finding it among papers; "" without one.
+        consent_expires: The last day on which it holds, ISO 8601; "" if it has no end.
         safety: `on` or `acknowledged-off`.
         subject_digest: Keyed digest (HMAC-SHA256, workspace key) of the photo; "" without one.
+        photos: JSON list, the subject's photo files; relative to the workspace if they lie in it.
         face: Which face of the photo.
         face_detector: Library, version, networks and licence of what found its landmarks.
         prompt: The text, exactly.
@@ -59,6 +64,7 @@ class ProvenanceRecord:
         numerics: normal or strict.
         speed: exact, or the lossy shortcut with its constants.
         loras: `sha256@scale`, comma-separated, in order.
+        lora_files: JSON list, the files of those LoRAs in the same order, relative likewise.
         label: Burnt-in label profile.
         codec: Video codec.
         crf: Constant rate factor.
@@ -71,8 +77,15 @@ class ProvenanceRecord:
         frames_digest: sha256 of its decoded planes, equal after a remux.
         clip_frames: Frames counted by decoding.
         clip_fps: Frames a second the file declares.
+        clip_size: Width x height decoded, in pixels.
+        clip_bitrate: Bits a second of the whole file.
+        labels_applied: What tells that the clip is made by a machine, comma-separated: `tags` (mp4
+            metadata), the burnt-in profile `eu` or `cn`, `c2pa` (signed credentials).
+        credential: Identifier of its C2PA manifest; "" without signed credentials.
+        signer: Who signed it: the certificate's subject, sha256 and last day; "" likewise.
         device: cpu, cuda:0, ...
         device_name: The device's own name.
+        driver: Version of the device's driver; "" for a CPU.
         attention_backend: Kernel family that computed attention.
         attention_reason: Why that one.
         compiled: Whether the transformer's blocks were compiled.
@@ -94,6 +107,8 @@ class ProvenanceRecord:
         identity_mean: Mean likeness over those; null if no face was seen, or nobody looked.
         identity_min: The least likeness.
         identity_slope: Change of likeness a second.
+        identity_scores: JSON list of [seconds, score]: likeness over time; score null without a
+            face.
         motion: Mean optical flow, in short sides of the picture a second.
         frozen: Whether the picture stands still for half a second.
         flicker: Whether its brightness jumps from frame to frame.
@@ -118,8 +133,10 @@ class ProvenanceRecord:
         python_version: Python.
         torch_version: torch.
         diffusers_version: diffusers.
+        ffmpeg_version: The program that encoded and decoded the clip.
         platform: Operating system and processor family.
         weights: JSON object, weight file -> sha256, for files whose digest is known.
+        licences: JSON object, weight file or LoRA file -> licence or terms, where known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -130,14 +147,18 @@ class ProvenanceRecord:
     status: str
     code: str = ""
     message: str = ""
+    stderr: str = ""
     started_at: datetime
     finished_at: datetime
     where: str
     subject: str
     prompt_name: str
     consent: str
+    consent_id: str = ""
+    consent_expires: str = ""
     safety: str
     subject_digest: str
+    photos: str = "[]"
     face: str
     face_detector: str
     prompt: str
@@ -157,6 +178,7 @@ class ProvenanceRecord:
     numerics: str
     speed: str
     loras: str
+    lora_files: str = "[]"
     label: str
     codec: str
     crf: int
@@ -169,8 +191,14 @@ class ProvenanceRecord:
     frames_digest: str = ""
     clip_frames: int = 0
     clip_fps: float = 0.0
+    clip_size: str = ""
+    clip_bitrate: float = 0.0
+    labels_applied: str = ""
+    credential: str = ""
+    signer: str = ""
     device: str = ""
     device_name: str = ""
+    driver: str = ""
     attention_backend: str = ""
     attention_reason: str = ""
     compiled: bool = False
@@ -188,6 +216,7 @@ class ProvenanceRecord:
     identity_mean: float | None = None
     identity_min: float | None = None
     identity_slope: float | None = None
+    identity_scores: str = "[]"
     motion: float | None = None
     frozen: bool = False
     flicker: bool = False
@@ -212,8 +241,10 @@ class ProvenanceRecord:
     python_version: str
     torch_version: str
     diffusers_version: str
+    ffmpeg_version: str = ""
     platform: str
     weights: str = "{}"
+    licences: str = "{}"
 
 
 def column_defaults() -> Mapping[str, str | int | float | None]:
