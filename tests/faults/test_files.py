@@ -441,11 +441,14 @@ def test_mutant_without_the_digests_is_silently_wrong(
         kind = KINDS[name]
         path, before = kind.path(studio), kind.look(studio)
         data = path.read_bytes()
-        for changed in flipped(data, 60, random.Random(name)):
+        # Parquet notices most flips by itself: one that it does not notice is enough.
+        for changed in flipped(data, 60 if name == "key" else 600, random.Random(name)):
             path.write_bytes(changed)
             wrong[name] += judge(studio, kind, before) == "wrong"
+            if name == "part" and wrong[name]:
+                break
         path.write_bytes(data)
-    assert wrong["part"] > 0
+    assert wrong["part"] == 1
     assert wrong["key"] == 60
     figure("MUTANT digests red")
 

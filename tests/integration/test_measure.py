@@ -86,7 +86,9 @@ def test_predicted_seconds_are_near_the_real_ones(
     entry = calibrate_on(
         spec, architecture, device="cpu", precision="float32", threads=1, budget_s=6.0
     )
-    real += [clip(3), clip(4)]
     work = Work(frames, size, steps, "float32")
     predicted = sum(predict_seconds(architecture, work, RESIDENT, entry.speeds).values())
+    # Who shares the caches slows even processor time, and only slows: one clip in peace will do.
+    while len(real) < 4 or (predicted * BAND < min(real) and len(real) < 12):
+        real.append(clip(len(real) + 1))
     assert 1 / BAND <= predicted / min(real) <= BAND, (predicted, real, entry.speeds)
