@@ -21,6 +21,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.database import begin_with_copy, keep_copy
 from lynx_engine.errors import LockedError, PausedError
 from lynx_engine.settings import Settings
 
@@ -72,7 +73,7 @@ def prefect_server(settings: Settings, campaign: str) -> Generator[LocalServer |
     home = _HOME_OF_THE_USER or (settings.state_dir / "prefect" / campaign).resolve()
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(home))
-    server = LocalServer(home, start_s=settings.server_start_s)
+    server = LocalServer(home, start_s=settings.server_start_s, cache=settings.cache)
     try:
         yield server
     finally:
@@ -98,7 +99,9 @@ def lasting_server(settings: Settings) -> Generator[LocalServer | None]:
         if os.environ.get("PREFECT_API_URL"):
             yield None
             return
-        server = LocalServer(home, start_s=settings.server_start_s, port=_UI_PORT)
+        server = LocalServer(
+            home, start_s=settings.server_start_s, port=_UI_PORT, cache=settings.cache
+        )
         os.environ |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": server.url}
         try:
             server.wait_until_ready()
@@ -132,15 +135,20 @@ class LocalServer:
         log: File of its words.
     """
 
-    def __init__(self, home: Path, *, start_s: float, port: int = 0) -> None:
+    def __init__(
+        self, home: Path, *, start_s: float, port: int = 0, cache: Path | None = None
+    ) -> None:
         """Start the server without waiting for it; its words go to `home`/server.log.
 
         Args:
             home: Folder of its database.
             start_s: How long `wait_until_ready` waits.
             port: Taken if it is free, so that an address stays; else, and for 0, any free one.
+            cache: Where a new database is copied from, or left for others; None for neither.
         """
         self._start_s = start_s
+        self._home = home
+        self._cache = cache if cache is not None and begin_with_copy(home, cache) else None
         self.log = home / "server.log"
         # The socket is bound here and inherited, so that no other program can take the port.
         with socket.socket() as listener:
@@ -173,13 +181,17 @@ class LocalServer:
                 )
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=1.0):
-                    return
+                    break
             except (urllib.error.URLError, TimeoutError, ConnectionError):
                 time.sleep(_POLL_S)
-        raise PausedError(
-            f"the local Prefect server did not answer within {self._start_s:.0f} s (a busy "
-            "machine?). Raise LYNX_SERVER_START_S, or render with `--in-process`."
-        )
+        else:
+            raise PausedError(
+                f"the local Prefect server did not answer within {self._start_s:.0f} s (a busy "
+                "machine?). Raise LYNX_SERVER_START_S, or render with `--in-process`."
+            )
+        if self._cache is not None:
+            keep_copy(self._home, self._cache)
+            self._cache = None
 
     @property
     def has_ended(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,24 @@ def test_second_run_renders_nothing_and_starts_nothing(studio: Workspace) -> Non
     assert "LOADED []" in done.stderr
     assert studio.parts("quickstart") == before
     assert took_s <= 3.0
+
+
+def test_prefects_database_is_made_once_a_machine(studio: Workspace, cache: Path) -> None:
+    (copy,) = cache.glob("prefect-*.db")
+    with (
+        closing(sqlite3.connect(copy)) as kept,
+        closing(sqlite3.connect(database_of(studio))) as own,
+    ):
+        assert runs_in(kept) == 0, "kept before any run was in it"
+        assert runs_in(own) == 1
+
+
+def database_of(studio: Workspace) -> Path:
+    return studio.folder / ".lynx" / "prefect" / "quickstart" / "prefect.db"
+
+
+def runs_in(database: sqlite3.Connection) -> int:
+    return database.execute("SELECT count(*) FROM flow_run").fetchone()[0]
 
 
 def test_clips_are_the_same_in_another_folder_and_process(
