@@ -154,7 +154,7 @@ def _read(path: Path, problems: list[Problem]) -> bytes | None:
     try:
         # A fifo must not be waited for. Links are followed: secrets are often mounted as links.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 problems.append(Problem(str(path), f"no regular file. It is to hold {what}"))
@@ -164,7 +164,9 @@ def _read(path: Path, problems: list[Problem]) -> bytes | None:
                 text = f"others may read this key (mode {mode:04o}). Run `chmod 600` on it"
                 problems.append(Problem(str(path), text))
                 return None
-            return file.read(_MOST_BYTES)
+            return os.read(descriptor, _MOST_BYTES)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         problems.append(Problem(str(path), f"missing. It is to hold {what}, as PEM"))
     except OSError as error:

