@@ -201,19 +201,20 @@ def _certificate(reader: c2pa.Reader, label: str) -> Certificate | None:
 def _says(manifest: Mapping[str, Any]) -> dict[str, object]:
     """Return what is known to be meant; a stranger's credential may hold anything."""
     said: dict[str, object] = {}
-    for generator in manifest.get("claim_generator_info") or []:
+    generators: list[dict[str, Any]] = manifest.get("claim_generator_info") or []
+    for generator in generators[:1]:
         words = (str(generator.get(key, "")) for key in ("name", "version"))
-        said.setdefault("software", " ".join(words).strip())
-    for assertion in manifest.get("assertions") or []:
-        label, data = str(assertion.get("label")), assertion.get("data")
-        if not isinstance(data, dict):
-            continue
+        said["software"] = " ".join(words).strip()
+    assertions: list[dict[str, Any]] = manifest.get("assertions") or []
+    for assertion in assertions:
+        label: str = assertion["label"]
+        data: dict[str, Any] = assertion.get("data") or {}
         if label == RENDER_LABEL:
             said |= {name: data[name] for name in RENDER_FIELDS if name in data}
         elif label.startswith("c2pa.actions"):
-            actions: list[Any] = data.get("actions") or []
-            sources = [a["digitalSourceType"] for a in actions if "digitalSourceType" in a]
-            said |= {"source": str(sources[0])} if sources else {}
+            actions: list[dict[str, Any]] = data.get("actions") or []
+            for action in actions[:1]:
+                said["source"] = str(action.get("digitalSourceType", ""))
     return said
 
 

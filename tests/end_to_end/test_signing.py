@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
+from lynx_engine.provenance.own_chain import make_own_chain
 from tests.support.workspaces import Workspace
 
 MANIFEST = (
@@ -57,9 +59,13 @@ def test_test_chain_signs_a_campaign_and_its_clips_read_as_trusted(tmp_path: Pat
     data[-10] ^= 1
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(data)
-    broken = studio.run("credentials", "read", copy)
+    broken = studio.run("credentials", "read", copy, "--json")
     assert broken.returncode == 4
-    assert "the clip was changed after it was signed" in broken.stdout
+    told = json.loads(broken.stdout)
+    assert (told["state"], told["problems"]) == (
+        "invalid",
+        ["the clip was changed after it was signed"],
+    )
     assert (
         json.loads(studio.run("credentials", "read", copy, "--json").stdout)["state"] == "invalid"
     )
@@ -72,7 +78,7 @@ def test_wrong_key_refuses_a_run_before_anything_starts(tmp_path: Path) -> None:
     studio.write("lynx.toml", 'credentials = "one"\n')
     manifest = studio.write("signed.yaml", MANIFEST)
     for name in ("one", "two"):
-        assert studio.run("credentials", "init", name).returncode == 0
+        make_own_chain(tmp_path / name, datetime.now(UTC))
     (tmp_path / "two/key.pem").rename(tmp_path / "one/key.pem")
     done = studio.run("render", manifest)
     assert done.returncode == 2

@@ -149,9 +149,9 @@ def test_changed_byte_shows_unless_it_changes_neither_picture_nor_statement(
     changed = tmp_path / "changed.mp4"
     found: Counter[tuple[str, str]] = Counter()
     # Odd and prime: it meets every box, and another bit each time.
-    for at in range(0, len(data), 7):
+    for at in range(0, len(data), 19):
         flipped = bytearray(data)
-        flipped[at] ^= 1 << (at // 7 % 8)
+        flipped[at] ^= 1 << (at // 19 % 8)
         changed.write_bytes(flipped)
         state = read_credential(changed, settings=settings)
         box = next(kind for kind, place in inside.items() if at in place)
@@ -168,8 +168,8 @@ def test_changed_byte_shows_unless_it_changes_neither_picture_nor_statement(
             assert state.problems
         assert digest_file(changed) != draft.clip.digest
     figure("CREDENTIAL flips " + " ".join(f"{b}.{s}={n}" for (b, s), n in sorted(found.items())))
-    assert found["mdat", "invalid"] > 100
-    assert found["uuid", "invalid"] > 200
+    assert found["mdat", "invalid"] > 30
+    assert found["uuid", "invalid"] > 80
     assert {box for box, _ in found} >= {"ftyp", "uuid", "moov", "mdat"}
 
 
