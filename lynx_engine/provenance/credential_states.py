@@ -39,7 +39,7 @@ RENDER_FIELDS = (
 
 CLIP_MIME = "video/mp4"
 
-# The box type `uuid` of ISO 14496-12 with the id that C2PA 2.2, A.5.2 gives it.
+# The box type `uuid` of ISO 14496-12 with the id that C2PA gives it.
 _C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 _NO_NETWORK: Mapping[str, object] = {
@@ -65,7 +65,7 @@ _WORDS = {
     "that it was signed before",
     "signingCredential.invalid": "its certificate may not sign clips",
 }
-"""Status codes of C2PA 2.2, 15.2.2, in plain words."""
+"""Status codes of C2PA in plain words; others are told in the library's."""
 
 
 class CredentialKind(StrEnum):
