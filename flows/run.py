@@ -29,6 +29,7 @@ from lynx_engine.preflight import Preflight, find_subject_faces, photo_vault
 from lynx_engine.results import RenderResult
 from lynx_engine.safety.classifiers import installed_classifiers
 from lynx_engine.settings import Settings, load_settings
+from lynx_engine.signing import open_credentials
 from lynx_engine.survey import gather_facts
 from lynx_engine.variants import get_variant
 
@@ -100,12 +101,13 @@ def render(
         observer: Told of progress.
 
     Raises:
-        RefusedError: If a photo that is needed has no usable face, or a worker of the cluster
-            cannot render; every one is named.
+        RefusedError: If a photo that is needed has no usable face, a worker of the cluster cannot
+            render, or clips are to be signed and cannot be; every one is named.
         LockedError: If another process renders this campaign.
         PausedError: If the local Prefect server does not start, or nothing can be written.
     """
     settings = settings or load_settings()
+    open_credentials(settings)  # refused here, not once server and devices have started
     run = Run(
         plan=plan,
         faces=find_subject_faces(plan, vault=photo_vault(settings), skip_bad_rows=skip_bad_rows),
@@ -147,6 +149,7 @@ def prepare_run(manifest: Path, *, devices: str, cluster: str, skip_bad_rows: bo
         RefusedError: With every problem found.
     """
     settings = load_settings(manifest)
+    open_credentials(settings)
     read = read_manifest(manifest, lenient=True)
     plan = plan_renders(read, gather_facts(read, settings), skip_bad_rows=skip_bad_rows)
     for problem in (*plan.warnings, *plan.problems):

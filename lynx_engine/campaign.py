@@ -30,7 +30,7 @@ from lynx_engine.errors import (
     pausing,
 )
 from lynx_engine.faces import SubjectFaces
-from lynx_engine.gate import at_try, gate_of, score_of
+from lynx_engine.gate import at_try, gate_of, score_of, unscored_letter
 from lynx_engine.history import Past, without_finished
 from lynx_engine.identity.vault import open_vault
 from lynx_engine.jobs import PlannedJob, RenderPlan
@@ -46,12 +46,14 @@ from lynx_engine.publisher import Publisher
 from lynx_engine.results import Failed, Interrupted, RenderResult, Withheld, WithheldError
 from lynx_engine.rights import Rights
 from lynx_engine.rules import Again, DeviceHealth, Tries, is_transient
+from lynx_engine.signing import ClipSigner, open_credentials
 from lynx_engine.survey import CLIPS_FOLDER, intact_clips
 from lynx_engine.worker import RenderTask
 
 if TYPE_CHECKING:
     from lynx_engine.identity.vault import Vault
     from lynx_engine.pool.protocol import Pool
+    from lynx_engine.provenance.credentials import Credentials
     from lynx_engine.settings import Settings
     from lynx_engine.worker import ClipDraft
 
@@ -70,6 +72,7 @@ class Campaign:
         settings: Settings,
         faces: Preflight,
         vault: Vault,
+        credentials: Credentials | None,
         observer: Observer,
         today: Callable[[], date],
     ) -> None:
@@ -88,6 +91,7 @@ class Campaign:
         key = make_workspace_key(settings.state_dir)
         self._rights = Rights(settings, key=key, today=today)
         self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
+        self._signer = ClipSigner(credentials, run_id=self.run_id)
         self._health = DeviceHealth()
         self._blocked: dict[str, str] = {}
         self._broken: dict[Model, str] = {}
@@ -202,7 +206,7 @@ class Campaign:
         planned, likeness = turn.planned, draft.findings.likeness
         gate = gate_of(planned.job)
         if gate is None or likeness is None:
-            return self._publisher.publish(planned, draft)
+            return self._publisher.publish(planned, self._signer.signed(planned, draft))
         verdict = gate.judge(
             likeness,
             best=planned.best_score,
@@ -213,6 +217,7 @@ class Campaign:
             result = self._publisher.set_aside(planned, draft)
         else:
             weak = not verdict.passes
+            draft = self._signer.signed(planned, draft)
             result = self._publisher.publish(planned, draft, low_identity=weak)
             planned = replace(planned, best_score=score_of(likeness.mean))
         turn.planned = planned
@@ -247,7 +252,7 @@ class Campaign:
             asked = at_try(job, turn.planned.first_try)
             draft = self._pool.render(turn.device, RenderTask(asked, face, path, likeness), tell)
             if job.gate and draft.findings.likeness is None:
-                raise RowError(ErrorCode.SCORE, _unscored(turn.device))
+                raise RowError(ErrorCode.SCORE, unscored_letter(turn.device))
             return draft
         except BaseException:
             path.unlink(missing_ok=True)  # a process that died could not
@@ -351,13 +356,6 @@ class Campaign:
         )
 
 
-def _unscored(device: str) -> str:
-    return (
-        f"the clip was rendered on {device} and not scored, so the identity gate cannot pass it. "
-        "Have the evaluator installed where the row renders, and run `lynx-engine retry`."
-    )
-
-
 @contextmanager
 def open_campaign(
     lock: CampaignLock,
@@ -383,8 +381,10 @@ def open_campaign(
     Raises:
         DamagedError: If the log was damaged since the plan was made.
         PausedError: If the disk cannot be read or written.
-        RefusedError: If something that is no folder stands where faces are kept.
+        RefusedError: If something that is no folder stands where faces are kept, or clips are to be
+            signed and cannot be.
     """
+    credentials = open_credentials(settings)
     with pausing(lock.folder):
         known = read_history(lock.folder / LOG_FOLDER)
         clips = intact_clips(lock.folder / CLIPS_FOLDER, known)
@@ -397,6 +397,7 @@ def open_campaign(
             settings=settings,
             faces=faces,
             vault=vault,
+            credentials=credentials,
             observer=observer,
             today=today,
         )

@@ -194,3 +194,11 @@ def likeness_in_words(gate: str, best: float | None, tries: int) -> str:
         return f"no face seen, of {asked}"
     # Cut, not rounded: what is under the bar must not look as if it were on it.
     return f"{math.floor(best * 100) / 100:.2f} of {asked}"
+
+
+def unscored_letter(device: str) -> str:
+    """Return the failure of a row that a gate waits for and that nobody scored on `device`."""
+    return (
+        f"the clip was rendered on {device} and not scored, so the identity gate cannot pass it. "
+        "Have the evaluator installed where the row renders, and run `lynx-engine retry`."
+    )

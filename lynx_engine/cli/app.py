@@ -18,6 +18,7 @@ from lynx_engine.cli import (
     check,
     clean,
     compare,
+    credentials,
     doctor,
     forget,
     init,
@@ -66,6 +67,7 @@ for module in (
 
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(models.app, name="models")
+app.add_typer(credentials.app, name="credentials")
 
 
 def _show_version(asked: bool) -> None:

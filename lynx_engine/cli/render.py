@@ -187,11 +187,15 @@ def _run(
     from lynx_engine.cli.progress import watching
     from lynx_engine.diskspace import check_space
     from lynx_engine.pool import find_devices
+    from lynx_engine.provenance.credentials import Credentials
 
     quiet = options.quiet or options.as_json
     folder = settings.campaign_dir(plan.campaign)
     devices = () if options.cluster else find_devices(options.devices)
     _check_attention(plan, settings, devices)
+    credentials = Credentials.load(settings)
+    for warning in () if credentials is None else credentials.warnings():
+        note(str(warning))
     if settings.disk_check:
         check_space(plan, folder, devices, past)
     if not quiet:
