@@ -23,7 +23,7 @@ from lynx_engine.report.details import ADVICE, MEANING, commands_of, manifest_of
 from lynx_engine.report.packing import clip_link, pack, poster_link
 from lynx_engine.report.photo_thumbs import make_thumbs
 from lynx_engine.report.posters import make_posters
-from lynx_engine.report.report_charts import WIDTH, chart_likeness, chart_stages
+from lynx_engine.report.report_charts import LEFT, WIDTH, chart_likeness, chart_stages
 from lynx_engine.report.report_data import STATUSES, Report, gather_report
 from lynx_engine.report.texts import visible
 from lynx_engine.survey import CLIPS_FOLDER
@@ -114,6 +114,7 @@ def report_page(
         likeness=chart_likeness(report.current),
         stages=chart_stages(report.current),
         width=WIDTH,
+        left=LEFT,
         versions=_versions(report),
         version=__version__,
         made_at=made_at or datetime.now(UTC),

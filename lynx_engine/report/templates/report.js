@@ -119,7 +119,7 @@
     if (!row || !row.c) return;
     const now = { card, video: null };
     now.timer = setTimeout(() => {
-      now.video = video(row, { loop: true, poster: undefined, tabindex: "-1", "aria-hidden": "true" });
+      now.video = video(row, { loop: true, poster: undefined, "aria-hidden": "true" });
       $(".shot", card).append(now.video);
       play(now.video);
     }, wait);
@@ -209,8 +209,8 @@
       : null;
     return [
       row.c ? video(row, { class: "player", controls: true, loop: true, "aria-label": `Clip: ${title(row)}` })
-        : make("div", { class: `tile ${row.s}` }, icon(row.s), make("b", {}, data.words[row.s]), make("span", {}, "no clip to show")),
-      badge,
+        : make("div", { class: `tile ${row.s}` }, icon(row.s), make("b", {}, data.words[row.s]), make("span", { class: "soft" }, "no clip to show")),
+      row.c || row.o ? badge : null,
       reason,
       make("section", { class: "with-photo" },
         photo ? make("img", { src: photo[1], alt: `Photo of ${row.subject}`, width: 160, height: 160 }) : "",
