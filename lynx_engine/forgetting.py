@@ -24,7 +24,7 @@ from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.files import sync_folder
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_parts
-from lynx_engine.survey import CLIPS_FOLDER
+from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,8 +46,8 @@ class Kept:
         subjects: Their names.
         photos: Photos of whose faces something is kept.
         sheets: Files of contact sheets that show them, in the order they have to go.
-        clips: Campaign -> its clips that show them, where they were asked for, and drafts of killed
-            runs; none where only mending the log can tell.
+        clips: Campaign -> its clips that show them with their posters, where they were asked for,
+            and drafts of killed runs; none where only mending the log can tell.
         running: Campaigns that render now: they may keep a face anew.
         unread: What is damaged in logs that therefore cannot say whom they name.
         digests: Keyed digests of their photos, as folders, records and the manifest tell them.
@@ -312,9 +312,14 @@ def _clips_of(
     rows = logs.rows_of(campaign, subjects)
     if rows is None:
         return ()
-    folder = settings.campaign_dir(campaign) / CLIPS_FOLDER
+    folder = settings.campaign_dir(campaign)
     names = sorted({str(name) for name in rows["clip"] if name})
-    return tuple(folder / name for name in names if (folder / name).is_file())
+    files = (
+        file
+        for name in names
+        for file in (folder / CLIPS_FOLDER / name, folder / POSTERS_FOLDER / poster_name(name))
+    )
+    return tuple(file for file in files if file.is_file())
 
 
 def _remove(files: Iterable[Path]) -> None:
