@@ -225,8 +225,14 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, Say], ...]], ...] = (
         (
             ("file", _text("clip")),
             ("file size", _size("clip_bytes")),
-            ("decoded", lambda r: f"{r['clip_frames']} frames of {r['clip_size']}" * bool(r["clip_frames"])),
-            ("bitrate", lambda r: f"{r['clip_bitrate'] / 1000:.0f} kbit/s" * bool(r["clip_bitrate"])),
+            (
+                "decoded",
+                lambda r: f"{r['clip_frames']} frames of {r['clip_size']}" * bool(r["clip_frames"]),
+            ),
+            (
+                "bitrate",
+                lambda r: f"{r['clip_bitrate'] / 1000:.0f} kbit/s" * bool(r["clip_bitrate"]),
+            ),
             ("sha256", _text("clip_digest")),
             ("sha256 of frames", _text("frames_digest")),
             ("marked as made by a machine", _text("labels_applied")),
@@ -251,7 +257,12 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, Say], ...]], ...] = (
             ("attention", _text("attention_backend")),
             ("why that one", _text("attention_reason")),
             ("compiled", _yes("compiled")),
-            ("VAE", lambda r: f"{r['vae_precision']}{', tiled' * r['vae_tiled']}" * bool(r["vae_precision"])),
+            (
+                "VAE",
+                lambda r: (
+                    f"{r['vae_precision']}{', tiled' * r['vae_tiled']}" * bool(r["vae_precision"])
+                ),
+            ),
             ("cached passes", _whole("cached_passes")),
             ("CPU threads", _whole("threads")),
         ),

@@ -21,7 +21,7 @@ from lynx_engine import __version__
 from lynx_engine.provenance.files import write_durably
 from lynx_engine.report.details import ADVICE, MEANING, commands_of, manifest_of, what_to_do
 from lynx_engine.report.packing import clip_link, pack, poster_link
-from lynx_engine.report.photo_thumbs import make_thumbs
+from lynx_engine.report.photo_thumbs import PHOTO_MARK, make_thumbs
 from lynx_engine.report.posters import make_posters
 from lynx_engine.report.report_charts import LEFT, WIDTH, chart_likeness, chart_stages
 from lynx_engine.report.report_data import STATUSES, Report, gather_report
@@ -41,6 +41,7 @@ REPORT_FILE = "report.html"
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHORT_PROMPT, _SHORT_MESSAGE = 140, 300
+_MOST_DEVICES = 6
 
 
 def write_report(campaign: str, *, settings: Settings) -> Path:
@@ -70,6 +71,11 @@ def write_report(campaign: str, *, settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / REPORT_FILE, page.encode(), mode=0o600 if photos else 0o666)
     return folder / REPORT_FILE
+
+
+def shows_photos(report: Path) -> bool:
+    """Return whether a report that was written shows any photo of a subject."""
+    return PHOTO_MARK in report.read_bytes()
 
 
 def report_page(
@@ -107,9 +113,9 @@ def report_page(
         clip_link=clip_link,
         poster_of=lambda row: poster_link(row, posters),
         # The text is JSON without `<`, `>` and `&`; style and script are ours.
-        data=Markup(pack(report.rows, posters=posters, photos=photos or {})),  # noqa: S704
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        data=Markup(pack(report.rows, posters=posters, photos=photos or {})),
+        style=Markup(style),
+        script=Markup(script),
         policy=_policy(style, script),
         likeness=chart_likeness(report.current),
         stages=chart_stages(report.current),
@@ -121,6 +127,7 @@ def report_page(
         duration=duration_in_words,
         short_prompt=_SHORT_PROMPT,
         short_message=_SHORT_MESSAGE,
+        most_devices=_MOST_DEVICES,
     )
 
 

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +19,7 @@ from lynx_engine.identity.evaluators import threshold_of
 from lynx_engine.report.details import MEANING, commands_of, details_of, sections, what_to_do
 from lynx_engine.report.report_data import STAGES, STATUSES, Row
 from lynx_engine.report.texts import visible
+from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
 _LONGEST_TEXT = 4_000
 _STDERR_IN_ALL = 400_000
@@ -48,23 +48,16 @@ class _Texts:
 
 def clip_link(row: Row) -> str:
     """Return the address of a row's clip relative to the page; "" without one."""
-    return f"clips/{quote(row.clip, safe='')}" if row.is_there else ""
+    return f"{CLIPS_FOLDER}/{quote(row.clip, safe='')}" if row.is_there else ""
 
 
 def poster_link(row: Row, posters: Iterable[str]) -> str:
     """Return the address of a row's poster, "" if it is not among the files `posters`."""
     name = poster_name(row.clip)
-    return f"posters/{quote(name, safe='')}" if row.is_there and name in posters else ""
+    return f"{POSTERS_FOLDER}/{quote(name, safe='')}" if row.is_there and name in posters else ""
 
 
-def poster_name(clip: str) -> str:
-    """Return the file name of the poster that belongs to a clip."""
-    return f"{PurePosixPath(clip).stem}.jpg"
-
-
-def pack(
-    rows: Iterable[Row], *, posters: Iterable[str], photos: Mapping[str, str]
-) -> str:
+def pack(rows: Iterable[Row], *, posters: Iterable[str], photos: Mapping[str, str]) -> str:
     """Return the rows as JSON.
 
     The keys: `texts`; `sections`, title and labels of the drawer's lists; `stages`; `photos`, keyed

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lynx_engine.errors import RowError
+from lynx_engine.media.poster import write_poster
 from lynx_engine.media.video import read_frames
-from lynx_engine.provenance.files import write_durably
-from lynx_engine.report.packing import poster_name
-from lynx_engine.survey import CLIPS_FOLDER
+from lynx_engine.provenance.files import remove_temp, write_durably
+from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
 logger = logging.getLogger(__name__)
 
-POSTERS_FOLDER = "posters"
 MOST_MADE = 200
 """Posters made in one call; a further call makes the next ones."""
 
-_LONG_SIDE_PX, _QUALITY = 480, 80
 _THREADS = 2
 
 
@@ -55,16 +53,13 @@ def make_posters(folder: Path, clips: Sequence[str]) -> frozenset[str]:
 
 def _make(clip: Path, poster: Path) -> str:
     """Return the poster's name, "" if it cannot be made."""
-    from PIL import Image
-
+    temp = poster.with_name(f".{poster.name}.{secrets.token_hex(8)}.draft")
     try:
-        frames = read_frames(clip)
-        picture = Image.fromarray(frames[len(frames) // 2])
-        picture.thumbnail((_LONG_SIDE_PX, _LONG_SIDE_PX), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=_QUALITY)
-        write_durably(poster, file.getvalue())
+        write_poster(read_frames(clip), temp)
+        write_durably(poster, temp.read_bytes())
     except (RowError, OSError) as error:
         logger.warning("no poster of %s: %s", clip.name, error)
         return ""
+    finally:
+        remove_temp(temp)
     return poster.name

@@ -234,9 +234,7 @@ def chart_stages(rows: Iterable[Row]) -> StageChart | None:
     )
 
 
-def _bar(
-    variant: str, number: int, means: dict[str, float], clips: int, scale: _Scale
-) -> Bar:
+def _bar(variant: str, number: int, means: dict[str, float], clips: int, scale: _Scale) -> Bar:
     pieces: list[Piece] = []
     begin = 0.0
     for stage, seconds in means.items():

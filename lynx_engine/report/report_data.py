@@ -140,7 +140,7 @@ class Report:
         rows: In the order of the first attempt at each, older requests among them.
         left_out: Good and older rows that are not among them, as there are too many.
         statuses: Status -> current rows, in the order of `STATUSES`; only those that occur.
-        codes: Error code -> current rows that are failed, quarantined or withheld by it, most first.
+        codes: Error code -> current rows failed, quarantined or withheld by it, most first.
         runs: How many runs there were.
         wall_s: Seconds from each run's first start to its last end, summed.
         devices: Most time first.
@@ -294,8 +294,15 @@ def _older(light: Iterable[Record], past: Mapping[str, PastResult]) -> frozenset
 
 
 def _nearest(job_id: str, others: Iterable[str], past: Mapping[str, PastResult]) -> str:
+    """Return the other request that differs in the fewest fields, and of these in what it lacks."""
     request = past[job_id].request
-    return min(others, key=lambda one: len(describe_changes(past[one].request, request)))
+
+    def distance(other: str) -> tuple[int, int]:
+        before = past[other].request
+        lacks = sum(bool(before[name]) != bool(value) for name, value in request.items())
+        return len(describe_changes(before, request)), lacks
+
+    return min(others, key=distance)
 
 
 def _choose(

@@ -317,6 +317,9 @@
     halt();
     pauseAll();
     for (const one of players) drop(one);
+    const lines = $$("tbody tr", table);
+    table.style.setProperty("--across", String(Math.max(...lines.map((line) => $$("td", line).length), 1)));
+    table.style.setProperty("--down", String(lines.length));
     wide.replaceChildren(
       make("div", { class: "bar" }, make("h2", { id: "compare-title" }, heading), ...controls,
         make("button", { type: "button", "data-play": true, click: toggle }, "Play all"),
@@ -430,7 +433,10 @@
   });
   const side = $("[data-side]");
   side.disabled = current.length === 0;
-  side.addEventListener("click", () => matrix(current[0].subject, current[0].prompt));
+  side.addEventListener("click", () => {
+    const row = current.find(matches) ?? current[0];
+    matrix(row.subject, row.prompt);
+  });
 
   document.documentElement.classList.add("js");
   if (state.group !== "status") regroup();
