@@ -130,6 +130,7 @@ def _pack_row(row: Row, texts: _Texts, posters: frozenset[str], stderr_room: int
         "e": number(f"{'…' * (len(tail) > stderr_room)}{tail[-stderr_room:]}") if tail else "",
         "w": number(what_to_do(row)) if what_to_do(row) else "",
         "o": 1 if row.is_older else None,
+        "b": 1 if row.made is not row.record else None,
         "l": _short(made["identity_mean"], 3),
         "h": _short(threshold_of(made["evaluator_calibration"]), 3),
         "x": _scores(made["identity_scores"]),

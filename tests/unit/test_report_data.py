@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
+from typing import Any
 
 import polars as pl
 import pytest
@@ -173,9 +174,15 @@ def test_wall_time_is_each_runs_own_span_without_the_pause_between() -> None:
 
 
 def test_gpu_time_is_the_stages_that_hold_a_gpu_by_its_name() -> None:
-    held = {"load_s": 1.0, "text_s": 2.0, "subject_s": 3.0, "denoise_s": 20.0, "decode_s": 4.0}
-    beside = {"encode_s": 50.0, "check_s": 5.0, "safety_s": 5.0, "score_s": 5.0}
-    h200 = {"device_name": "NVIDIA H200", **held, **beside}
+    held: dict[str, Any] = {
+        "load_s": 1.0,
+        "text_s": 2.0,
+        "subject_s": 3.0,
+        "denoise_s": 20.0,
+        "decode_s": 4.0,
+    }
+    beside: dict[str, Any] = {"encode_s": 50.0, "check_s": 5.0, "safety_s": 5.0, "score_s": 5.0}
+    h200: dict[str, Any] = {"device_name": "NVIDIA H200", **held, **beside}
     report = report_of(
         made(1, device="cuda:0", **h200),
         made(2, device="cuda:1", minute=1, **h200),

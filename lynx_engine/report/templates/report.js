@@ -2,7 +2,7 @@
 // Reads the rows as data and only ever writes them as text: no markup is made of them.
 // Short keys of a row: id; s status; n numbers of subject, prompt name, seed, variant; p prompt;
 // d details by section; do commands; t seconds by stage; a attempts; c clip; i poster; k code;
-// m message; e error output; w what to do; o older; l likeness; h threshold; x likeness over time.
+// m message; e error output; w what to do; o older; b clip of an earlier attempt; l likeness; h threshold; x likeness over time.
 (() => {
   const $ = (selector, within = document) => within.querySelector(selector);
   const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -202,7 +202,7 @@
   const bodyOf = (row) => {
     const photo = data.photos.find(([name]) => name === row.subject);
     const badge = make("p", { class: row.s }, icon(row.s), " ", make("b", {}, data.words[row.s]),
-      row.o ? " · an older request" : "");
+      row.o ? " · an older request" : "", row.b ? " · the clip is an earlier attempt's" : "");
     const reason = row.m !== undefined || row.w !== undefined
       ? make("div", { class: `says ${row.s}` }, make("b", {}, row.code || data.words[row.s]),
         row.m === undefined ? "" : make("p", {}, text(row.m)), row.w === undefined ? "" : make("p", {}, make("b", {}, "What to do: "), text(row.w)))
