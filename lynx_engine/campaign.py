@@ -40,6 +40,7 @@ from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summa
 from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.preflight import Preflight
 from lynx_engine.provenance.environment import make_workspace_key
+from lynx_engine.provenance.labels import tags_of
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_history
 from lynx_engine.publisher import Publisher
@@ -89,6 +90,7 @@ class Campaign:
         self._observer = observer
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
+        self._producer = settings.producer
         self._rights = Rights(settings, key=key, today=today)
         self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
         self._signer = ClipSigner(credentials, run_id=self.run_id)
@@ -250,12 +252,14 @@ class Campaign:
 
         try:
             asked = at_try(job, turn.planned.first_try)
-            draft = self._pool.render(turn.device, RenderTask(asked, face, path, likeness), tell)
+            task = RenderTask(asked, face, path, likeness, tags_of(job, self._producer))
+            draft = self._pool.render(turn.device, task, tell)
             if job.gate and draft.findings.likeness is None:
                 raise RowError(ErrorCode.SCORE, unscored_letter(turn.device))
             return draft
         except BaseException:
-            path.unlink(missing_ok=True)  # a process that died could not
+            for left in (path, path.with_suffix(".jpg")):  # a process that died could not
+                left.unlink(missing_ok=True)
             raise
 
     def _after(

@@ -1,8 +1,8 @@
 """Removes what a workspace keeps of a subject's face: `find_kept` looks, `forget` acts.
 
-What goes is what was computed of a face, contact sheets that show it and, when asked, clips. The
-record of what was rendered stays: it names the subject, and a photo by a keyed digest only. A name
-counts in whatever case, as it does in the register of withdrawals.
+What goes is what was computed of a face, contact sheets that show it, reports that show photos and,
+when asked, clips. The record of what was rendered stays: it names the subject, and a photo by a
+keyed digest only. A name counts in whatever case, as it does in the register of withdrawals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.files import sync_folder
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import read_parts
-from lynx_engine.survey import CLIPS_FOLDER
+from lynx_engine.report.html import REPORT_FILE, shows_photos
+from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,9 +46,10 @@ class Kept:
     Attributes:
         subjects: Their names.
         photos: Photos of whose faces something is kept.
-        sheets: Files of contact sheets that show them, in the order they have to go.
-        clips: Campaign -> its clips that show them, where they were asked for, and drafts of killed
-            runs; none where only mending the log can tell.
+        sheets: Files of contact sheets that show them, and reports that may, in the order they
+            have to go.
+        clips: Campaign -> its clips that show them with their posters, where they were asked for,
+            and drafts of killed runs; none where only mending the log can tell.
         running: Campaigns that render now: they may keep a face anew.
         unread: What is damaged in logs that therefore cannot say whom they name.
         digests: Keyed digests of their photos, as folders, records and the manifest tell them.
@@ -141,7 +143,12 @@ def find_kept(
         subjects=tuple(subjects),
         photos=photos,
         sheets=tuple(
-            file for name in campaigns for file in _sheets_of(name, sorted(called), settings, logs)
+            file
+            for name in campaigns
+            for file in (
+                *_report_with(name, called, settings, logs),
+                *_sheets_of(name, sorted(called), settings, logs),
+            )
         ),
         clips={
             name: (*found, *(unfinished.get(name) or ()))
@@ -293,6 +300,16 @@ def _sheets_of(
     return [file for pattern in _SHEET_FILES for file in sorted(folder.glob(pattern))]
 
 
+def _report_with(
+    campaign: str, subjects: Collection[str], settings: Settings, logs: _Logs
+) -> list[Path]:
+    """Return the report if it shows photos, of one of the subjects for all that is known."""
+    report = settings.campaign_dir(campaign) / REPORT_FILE
+    rows = logs.rows_of(campaign, subjects)
+    is_named = campaign in logs.damaged or (rows is not None and not rows.is_empty())
+    return [report] if is_named and report.is_file() and shows_photos(report) else []
+
+
 def _names(sheet: Path, subjects: Iterable[str]) -> bool:
     text = sheet.read_text(encoding="utf-8", errors="replace").lower()
     # As the whole text of a tag; as a word, the page holds also its own words and letters.
@@ -312,9 +329,14 @@ def _clips_of(
     rows = logs.rows_of(campaign, subjects)
     if rows is None:
         return ()
-    folder = settings.campaign_dir(campaign) / CLIPS_FOLDER
+    folder = settings.campaign_dir(campaign)
     names = sorted({str(name) for name in rows["clip"] if name})
-    return tuple(folder / name for name in names if (folder / name).is_file())
+    files = (
+        file
+        for name in names
+        for file in (folder / CLIPS_FOLDER / name, folder / POSTERS_FOLDER / poster_name(name))
+    )
+    return tuple(file for file in files if file.is_file())
 
 
 def _remove(files: Iterable[Path]) -> None:

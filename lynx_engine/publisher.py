@@ -22,7 +22,7 @@ from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import prepare_part, sync_folder, write_part
 from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
-from lynx_engine.survey import CLIPS_FOLDER
+from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
 if TYPE_CHECKING:
     from lynx_engine.worker import ClipDraft
@@ -41,6 +41,7 @@ class Publisher:
         self.drafts = (folder / DRAFTS_FOLDER).resolve()
         self._folder = folder
         self._clips = folder / CLIPS_FOLDER
+        self._posters = folder / POSTERS_FOLDER
         self._log = folder / LOG_FOLDER
         self._run_id = run_id
         self._key = key
@@ -94,6 +95,7 @@ class Publisher:
                 # The clip has its name; its record lies beside the log, and the next run puts it
                 # in place.
                 raise PausedError(f"{error.filename or self._log}: {error.strerror}") from error
+            self._place_poster(result.clip, draft)
             self._count()
         told = "low identity" if low_identity else "rendered"
         logger.info("%s %s on %s", told, result.clip, result.worker.device)
@@ -112,6 +114,8 @@ class Publisher:
             self.record(planned, result, started_at=draft.started_at)
         finally:
             draft.path.unlink(missing_ok=True)
+            if draft.poster is not None:
+                draft.poster.unlink(missing_ok=True)
         return result
 
     def record(self, planned: PlannedJob, result: RenderResult, *, started_at: datetime) -> None:
@@ -149,7 +153,25 @@ class Publisher:
             write_part(self._log, record)
             self._count()
 
+    def _place_poster(self, clip: str, draft: ClipDraft) -> None:
+        """Put a clip's poster in its place, or at least take away that of the clip before it.
+
+        It can be done without: the clip and its record are in place already.
+        """
+        place = self._posters / poster_name(clip)
+        try:
+            if draft.poster is None:
+                place.unlink(missing_ok=True)
+                return
+            self._posters.mkdir(exist_ok=True)
+            draft.poster.chmod(self._mode)
+            draft.poster.replace(place)
+        except OSError as error:
+            logger.warning("no poster of %s: %s", clip, error)
+
     def _unpublish(self, clip: str) -> None:
+        # The poster first: a clip that is still there is found, and removed, by the next attempt.
+        (self._posters / poster_name(clip)).unlink(missing_ok=True)
         path = self._clips / clip
         if path.exists():
             path.unlink()

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from lynx_engine.manifest.values import Manifest, Subject
 
 CLIPS_FOLDER = "clips"
+POSTERS_FOLDER = "posters"
+
+
+def poster_name(clip: str) -> str:
+    """Return the file name of a clip's poster in its own folder, by the clip's file name."""
+    return f"{clip.removesuffix('.mp4')}.jpg"
 
 
 def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFacts:

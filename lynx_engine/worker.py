@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,8 +26,12 @@ from typing import TYPE_CHECKING, TypeVar
 from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.jobs import RenderJob
+from lynx_engine.media.burn_in import NO_LABEL, burn_in
 from lynx_engine.media.images import inspect_photo, read_photo
+from lynx_engine.media.poster import write_poster
+from lynx_engine.media.tags import check_tags
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
+from lynx_engine.provenance.labels import TAGS
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import (
     NOTHING_FOUND,
@@ -136,12 +140,19 @@ class RenderTask:
         face: The subject's face; None for a variant without identity.
         draft: The temp file to write, in a folder that exists.
         likeness: Whom the clip shall resemble, to be scored; None where nobody scores it.
+        tags: Metadata of the clip, as `provenance.labels` makes it for the row.
     """
 
     job: RenderJob
     face: SubjectFace | None
     draft: Path
     likeness: LikenessTarget | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def poster(self) -> Path:
+        """Where the clip's poster is written, beside the draft."""
+        return self.draft.with_suffix(".jpg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +236,7 @@ class DeviceWorker:
                 facts, finishing_s = self._encode(task, rendering, on_stage)
                 # They are as large as the clip that is decoded now, and nobody needs them any more.
                 rendering = replace(rendering, frames=rendering.frames[:0].copy())
-                findings, looking_s = self._look_at(task, on_stage)
+                findings, poster, looking_s = self._look_at(task, on_stage)
         except BaseException:
             task.draft.unlink(missing_ok=True)
             raise
@@ -248,6 +259,8 @@ class DeviceWorker:
             ),
             started_at=started_at,
             findings=findings,
+            marks=_marks_of(task),
+            poster=poster,
         )
 
     def _rendering(self, loaded: LoadedEngine, task: RenderTask, on_stage: OnStage) -> Rendering:
@@ -259,7 +272,7 @@ class DeviceWorker:
     def _encode(
         self, task: RenderTask, rendering: Rendering, on_stage: OnStage
     ) -> tuple[ClipFacts, dict[str, float]]:
-        """Encode and check the clip; return facts and seconds by stage.
+        """Label, encode and check the clip; return facts and seconds by stage.
 
         From here on, the device renders the next row meanwhile.
         """
@@ -267,9 +280,10 @@ class DeviceWorker:
         clip = ClipFormat(job.frames, job.fps, job.size, job.codec, job.crf)
         try:
             on_stage("encode", 0, 1)
-            _, encode_s = _timed(partial(encode_clip, rendering.frames, task.draft, clip))
+            _, encode_s = _timed(partial(_write_clip, rendering.frames, task, clip))
             on_stage("check", 0, 1)
             facts, check_s = _timed(partial(check_clip, task.draft, clip))
+            check_tags(task.draft, task.tags)
         except RowError as error:
             if error.transient:
                 with self._keeping:
@@ -279,8 +293,10 @@ class DeviceWorker:
             raise
         return facts, {"encode": encode_s, "check": check_s}
 
-    def _look_at(self, task: RenderTask, on_stage: OnStage) -> tuple[Findings, dict[str, float]]:
-        """Return what is found in a draft as it will be seen, and the seconds by stage.
+    def _look_at(
+        self, task: RenderTask, on_stage: OnStage
+    ) -> tuple[Findings, Path | None, dict[str, float]]:
+        """Return what is found in a draft as it will be seen, its poster, and seconds by stage.
 
         Raises:
             WithheldError: If it must not be kept.
@@ -298,7 +314,7 @@ class DeviceWorker:
             if is_checked or job.gate:
                 raise
             logger.warning("nobody looked at %s: %s", job.clip_name, error)
-            return NOTHING_FOUND, {}
+            return NOTHING_FOUND, None, {}
         if is_checked:
             if len(frames) != job.frames:
                 text = f"{len(frames)} of {job.frames} frames could be read for the safety check."
@@ -309,7 +325,8 @@ class DeviceWorker:
             started = time.monotonic()
         findings = examine_frames(frames, job, task.likeness)
         seconds["score"] = time.monotonic() - started
-        return replace(findings, safety=verdict), seconds
+        # Last of all: a clip that is not kept leaves no picture.
+        return replace(findings, safety=verdict), _poster_of(frames, task), seconds
 
     @contextmanager
     def _faults(self) -> Generator[None]:
@@ -387,6 +404,25 @@ def _check_unchanged(request: FaceRequest) -> None:
             ErrorCode.IMAGE,
             f"{request.photo} changed after the campaign was planned. Run the command again.",
         )
+
+
+def _write_clip(frames: npt.NDArray[np.uint8], task: RenderTask, clip: ClipFormat) -> None:
+    # The rendered frames stay as they are: another attempt may label and encode them again.
+    encode_clip(burn_in(frames, task.job.label, clip.fps), task.draft, clip, task.tags)
+
+
+def _marks_of(task: RenderTask) -> Marks:
+    label = task.job.label
+    return Marks((*((TAGS,) if task.tags else ()), *((label,) if label != NO_LABEL else ())))
+
+
+def _poster_of(frames: npt.NDArray[np.uint8], task: RenderTask) -> Path | None:
+    try:
+        write_poster(frames, task.poster)
+    except Exception as error:  # noqa: BLE001  # a clip is good without its picture
+        logger.warning("no poster of %s: %s", task.job.clip_name, error)
+        return None
+    return task.poster
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

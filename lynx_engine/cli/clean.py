@@ -138,15 +138,21 @@ def clean_campaign(cleaning: Cleaning, name: str, *, unrecorded: bool) -> None:
 def litter_of(folder: Path, database: Path) -> Generator[Path]:
     """Give what a campaign can do without: none of it is a clip, a record or the plain log.
 
+    Posters whose clip is gone are among it.
+
     Args:
         folder: The campaign's folder.
         database: Where its Prefect server keeps its files.
     """
     from lynx_engine.lock import DRAFTS_FOLDER, LIVE_FILE
+    from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 
     yield from sorted((folder / DRAFTS_FOLDER).glob("*"))
     yield from sorted(folder.glob("traceback-*.txt"))
     yield from sorted(folder.glob(f"{LIVE_FILE}*"))
+    posters = sorted((folder / POSTERS_FOLDER).glob("*"))
+    kept = {poster_name(clip.name) for clip in (folder / CLIPS_FOLDER).glob("*.mp4")}
+    yield from (poster for poster in posters if poster.name not in kept)
     if database.is_dir():
         yield database
 
@@ -178,7 +184,10 @@ def _sort_out(
 ) -> None:
     cleaning.remove(litter)
     if unrecorded:
-        cleaning.remove(orphans)
+        from lynx_engine.survey import POSTERS_FOLDER, poster_name
+
+        posters = (p.parents[1] / POSTERS_FOLDER / poster_name(p.name) for p in orphans)
+        cleaning.remove([*orphans, *posters])
     else:
         cleaning.unrecorded += orphans
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.media.ffmetadata import write_ffmetadata
 from lynx_engine.results import ClipFacts
 from lynx_engine.shapes import FrameSize
 
@@ -82,12 +83,27 @@ def find_ffmpeg() -> str:
         ) from error
 
 
-def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> None:
-    """Write frames (RGB, uint8, [F, H, W, 3]) to `path` and force them to disk.
+NO_TAGS: Mapping[str, str] = {}
 
-    The same frames give the same bytes: one thread, no dates or versions in the file.
+
+def encode_clip(
+    frames: npt.NDArray[np.uint8],
+    path: Path,
+    clip: ClipFormat,
+    tags: Mapping[str, str] = NO_TAGS,
+) -> None:
+    """Write frames to `path` and force them to disk.
+
+    The same frames and tags give the same bytes: one thread, no dates or versions in the file.
+
+    Args:
+        frames: RGB, uint8, [F, H, W, 3].
+        path: The file; what is there is overwritten.
+        clip: What it must be.
+        tags: Metadata of the file, by name.
 
     Raises:
+        OSError: If there is no room for the tags in the folder of temp files.
         RowError: With code `encoder` (ffmpeg's own words follow) or `disk`.
     """
     import ffmpeg
@@ -108,14 +124,23 @@ def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> 
             color_primaries="bt709",
             color_trc="bt709",
             threads=1,
-            movflags="+faststart",
+            # Without use_metadata_tags, only the names that iTunes knows are written.
+            movflags="+faststart+use_metadata_tags",
             **{"flags:v": "+bitexact", "fflags": "+bitexact"},
         )
         .global_args("-hide_banner", "-loglevel", "error", "-nostdin")
         .compile(cmd=find_ffmpeg(), overwrite_output=True)
     )
-    # As plain bytes: subprocess would count a memoryview of four axes by its first one.
-    _run_encoder(command, np.ascontiguousarray(frames).data.cast("B"))
+    # A nameless file: a prompt in the command could be read by every user of the machine.
+    with tempfile.TemporaryFile() as metadata:
+        metadata.write(write_ffmetadata(tags))
+        metadata.seek(0)
+        descriptor = metadata.fileno()
+        # ffmpeg-python knows no input without a stream; inputs stand before the filter.
+        at = command.index("-filter_complex")
+        command[at:at] = ["-f", "ffmetadata", "-i", f"pipe:{descriptor}", "-map_metadata", "1"]
+        # As plain bytes: subprocess would count a memoryview of four axes by its first one.
+        _run_encoder(command, np.ascontiguousarray(frames).data.cast("B"), descriptor)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -124,7 +149,7 @@ def encode_clip(frames: npt.NDArray[np.uint8], path: Path, clip: ClipFormat) -> 
 # is given time to finish.
 
 
-def _run_encoder(command: list[str], pixels: memoryview) -> None:
+def _run_encoder(command: list[str], pixels: memoryview, metadata: int) -> None:
     try:
         done = subprocess.run(
             command,
@@ -133,6 +158,7 @@ def _run_encoder(command: list[str], pixels: memoryview) -> None:
             timeout=ENCODE_TIMEOUT_S,
             check=False,
             process_group=0,
+            pass_fds=(metadata,),
         )
     except OSError as error:
         raise _cannot_run(command, error) from None

@@ -96,7 +96,7 @@ class VariantSpec:
     speeds: tuple[str, ...] = ("exact",)
     cache_threshold: float = 0.05
     renders_loras: bool = False
-    labels: tuple[str, ...] = ("none",)
+    labels: tuple[str, ...] = ("none", "eu", "cn")
 
     @property
     def uses_subject(self) -> bool:

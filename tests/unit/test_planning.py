@@ -146,7 +146,7 @@ def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], le
         ("speed: distilled", "speed is distilled, and what has learned to render in few steps is a "
          "LoRA: none is written. Add loras: [{weights: file.safetensors}], or write speed: exact "
          "or cache"),
-        ("label: eu", "label is eu; in this version tiny offers none"),
+        ("label: us", "label is 'us'; it takes none, eu or cn"),
         ("variant: sleeper, speed: cache", "speed is cache; in this version sleeper offers exact"),
         ("variant: sleeper, loras: [{weights: a.st}]",
          "in this version sleeper renders without LoRAs; remove loras"),
@@ -460,7 +460,7 @@ def test_a_selection_whose_parts_never_meet_is_refused() -> None:
         ("subject: host, text: x, frames: 80, sed: 1, variant: tiny", ["'sed'", "frames is 80"]),
         ("subject: hots, text: x, variant: tinny", ["'hots'", "no variant 'tinny'"]),
         (
-            "subject: host, text: x, variant: tiny, fps: 0, label: eu, speed: distilled",
+            "subject: host, text: x, variant: tiny, fps: 0, label: us, speed: distilled",
             ["fps is 0", "label", "speed"],
         ),
         ("subject: host, text: x, variant: 5, frames: 80", ["variant is 5"]),
