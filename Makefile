@@ -33,7 +33,7 @@ types: $(VENV)/.installed-test
 imports: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.installed-test
+unit: $(VENV)/.installed-test $(VENV)/.browser
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=15
 
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
@@ -51,6 +51,17 @@ clean:  ## Remove the environment and caches; outputs/ stays
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# A Chromium for the browser tests, from Debian when root; playwright's own would be a download.
+$(VENV)/.browser: $(VENV)/bin/python
+	@for program in "$$LYNX_CHROMIUM" chromium chromium-browser google-chrome-stable google-chrome; do \
+		command -v "$$program" >/dev/null && exec touch $@; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update --quiet=2 && \
+		apt-get install --yes --quiet=2 --no-install-recommends chromium && touch $@; \
+	else echo "The browser tests need Chromium: install it (Debian: apt-get install chromium)," \
+		"or let LYNX_CHROMIUM name one."; exit 1; fi
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .

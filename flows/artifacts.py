@@ -1,28 +1,34 @@
-"""What Prefect's page shows of a campaign beside its task runs: a progress bar, a table of results.
+"""What Prefect's page shows of a campaign beside its task runs: progress, results, the report.
 
-A view, never the truth: whatever Prefect refuses is passed over.
+A view, never the truth: whatever Prefect refuses is passed over. Its page reads every cell and
+description as Markdown, so what others wrote is escaped.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import string
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import copy_context
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
 
+from flows.reports import report_path
 from lynx_engine.campaign import Campaign
 from lynx_engine.gate import likeness_in_words
 from lynx_engine.jobs import PlannedJob
+from lynx_engine.report.texts import visible
 from lynx_engine.results import Failed, Likeness, Rendered, RenderResult, Withheld
 
 logger = logging.getLogger(__name__)
@@ -32,6 +38,9 @@ T = TypeVar("T")
 REFRESH_S = 5.0
 MOST_ROWS = 1000
 _PERCENT = 100.0
+_ID_CHARACTERS = 12
+# CommonMark lets a backslash stand before any of these, and then they are plain letters.
+_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in string.punctuation})
 
 
 @contextmanager
@@ -40,7 +49,9 @@ def showing(campaign: Campaign) -> Generator[None]:
     key = artifact_key(campaign.plan.campaign)
     shown = _try(
         lambda: create_progress_artifact(
-            0.0, key=f"{key}-progress", description=f"Rows of {campaign.plan.campaign} that ended."
+            0.0,
+            key=f"{key}-progress",
+            description=f"Rows of {as_text(campaign.plan.campaign)} that ended.",
         )
     )
     over = threading.Event()
@@ -62,9 +73,34 @@ def showing(campaign: Campaign) -> Generator[None]:
             lambda: create_table_artifact(
                 result_rows(campaign),
                 key=f"{key}-results",
-                description=f"How the rows of {campaign.plan.campaign} ended.",
+                description=f"How the rows of {as_text(campaign.plan.campaign)} ended. "
+                "The last column finds a row's record in the log.",
             )
         )
+        _show_report(campaign, key)
+
+
+def _show_report(campaign: Campaign, key: str) -> None:
+    """Link to the page that is written once the run has ended."""
+    if not campaign.settings.report:
+        return
+    name = campaign.plan.campaign
+    page = report_path(name, campaign.settings).absolute()
+    _try(
+        lambda: create_link_artifact(
+            page.as_uri(),
+            link_text=f"report of {as_text(name)}",
+            key=f"{key}-report",
+            # Seen in Chromium: a page from a server may show a link to a file, but not follow it.
+            description=f"{as_text(str(page))}: copy the link's address into a new tab, or run "
+            f"`lynx-engine report {name} --open`.",
+        )
+    )
+
+
+def as_text(text: str) -> str:
+    """Return `text` as Markdown that shows just its letters: no markup, no link, no line break."""
+    return visible(text).translate(_ESCAPES)
 
 
 def artifact_key(campaign: str) -> str:
@@ -76,15 +112,27 @@ def result_rows(campaign: Campaign) -> list[dict[str, str]]:
     """Return the table of results: failures first, then clips, `MOST_ROWS` at most."""
     ended = campaign.outcomes.results()
     ended.sort(key=lambda row: isinstance(row[1], Rendered))
-    return [_row(planned, result) for planned, result in ended[:MOST_ROWS]]
+    clips = campaign.summary().clips.absolute()
+    return [_row(planned, result, clips) for planned, result in ended[:MOST_ROWS]]
 
 
-def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
+def _row(planned: PlannedJob, result: RenderResult, clips: Path) -> dict[str, str]:
+    job = planned.job
+    name = as_text(job.clip_name)
+    # A row under the gate keeps the clip of its best try, whichever run published it.
+    is_there = isinstance(result, Rendered) and (clips / job.clip_name).is_file()
+    return {
+        "clip": f"[{name}]({(clips / job.clip_name).as_uri()})" if is_there else name,
+        **_told(planned, result),
+        "log row": f"`lynx-engine show {job.job_id[:_ID_CHARACTERS]}`",
+    }
+
+
+def _told(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
     job = planned.job
     row = {
-        "clip": job.clip_name,
-        "subject": job.subject,
-        "prompt": job.prompt_name,
+        "subject": as_text(job.subject),
+        "prompt": as_text(job.prompt_name),
         "seed": str(job.seed),
         "variant": job.variant,
     }
@@ -101,11 +149,17 @@ def _row(planned: PlannedJob, result: RenderResult) -> dict[str, str]:
                 return told
             # The score of the clip that is published, not that of the latest seed.
             why = likeness_in_words(job.gate, planned.best_score, planned.first_try)
-            return {**told, "likeness": "", "why": why}
+            return {**told, "likeness": "", "why": as_text(why)}
         case Failed(code, message):
-            return {**row, "result": f"failed: {code}", "device": "", "s": "", "why": message}
+            return {
+                **row,
+                "result": f"failed: {code}",
+                "device": "",
+                "s": "",
+                "why": as_text(message),
+            }
         case Withheld(message):
-            return {**row, "result": "withheld", "device": "", "s": "", "why": message}
+            return {**row, "result": "withheld", "device": "", "s": "", "why": as_text(message)}
         case _:
             return {**row, "result": "interrupted", "device": "", "s": ""}
 

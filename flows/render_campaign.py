@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.artifacts import showing
 from flows.dead_runs import close_dead_runs
 from flows.logs import log_file
+from flows.reports import report_after_run, report_if_missing
 from flows.run import open_run, prepare_run, stops_on_signals
 from flows.schedules.turns import Coalesced, campaign_folder, wait_for_lock
 from flows.tasks import render_row, render_shard
@@ -83,9 +84,13 @@ def render_campaign(
             Path(manifest), devices=devices, cluster=cluster, skip_bad_rows=skip_bad_rows
         )
         if not run.plan.to_run:
+            report_if_missing(run.plan.campaign, run.settings)
             return _idle(run.plan, turn.folder / CLIPS_FOLDER)
-        with log_file(turn.folder), open_run(run, turn) as campaign:
-            return render_all(campaign)
+        with log_file(turn.folder):
+            with open_run(run, turn) as campaign:
+                state = render_all(campaign)
+            report_after_run(run.plan.campaign, run.settings)
+            return state
 
 
 def render_all(campaign: Campaign) -> State[None]:

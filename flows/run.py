@@ -11,11 +11,12 @@ import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 from flows.logs import log_file
+from flows.reports import report_after_run
 from flows.server import prefect_server
 from lynx_engine.campaign import Campaign, open_campaign
 from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan
@@ -88,7 +89,7 @@ def render(
     in_process: bool = False,
     observer: Observer | None = None,
 ) -> CampaignSummary:
-    """Render what a plan says, and return how it ended.
+    """Render what a plan says, write the report, and return how it ended.
 
     Args:
         plan: From `plan_renders`.
@@ -118,7 +119,8 @@ def render(
     )
     folder = run.settings.campaign_dir(plan.campaign)
     with lock_campaign(folder) as lock, log_file(folder):
-        return _render_here(run, lock) if in_process else _render_as_flow(run, lock)
+        summary = _render_here(run, lock) if in_process else _render_as_flow(run, lock)
+        return replace(summary, report=report_after_run(plan.campaign, run.settings))
 
 
 def _render_as_flow(run: Run, lock: CampaignLock) -> CampaignSummary:

@@ -79,6 +79,7 @@ class Campaign:
     ) -> None:
         """Take what a run needs; see `open_campaign`."""
         self.plan = plan
+        self.settings = settings
         self.run_id = secrets.token_hex(8)
         self.stopped_by = 0
         self.outcomes = Outcomes()

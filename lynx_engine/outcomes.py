@@ -54,6 +54,7 @@ class CampaignSummary:
         blocked: Device -> why it got no further row.
         adopted: Clips of a killed run whose record was still to be put in place.
         clips: The folder of the clips.
+        report: The page that shows the campaign; None where there is none.
     """
 
     campaign: str
@@ -71,6 +72,7 @@ class CampaignSummary:
     blocked: Mapping[str, str]
     adopted: tuple[str, ...]
     clips: Path
+    report: Path | None = None
 
     @property
     def exit_code(self) -> int:

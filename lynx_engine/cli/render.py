@@ -98,6 +98,7 @@ def render_manifest(
         LynxError: As reading, planning and rendering do.
         typer.Exit: With the run's exit code, unless it is 0.
     """
+    from flows.reports import report_if_missing
     from lynx_engine.cli.console import note, say, say_json
     from lynx_engine.outcomes import idle_summary
     from lynx_engine.planning import plan_renders
@@ -118,11 +119,11 @@ def render_manifest(
         note(str(problem))
     for held in plan.held:
         note(f"{held.job.where}: held: {held.why}")
-    summary = (
-        _run(plan, past, settings, options)
-        if plan.to_run
-        else idle_summary(plan, settings.campaign_dir(plan.campaign) / CLIPS_FOLDER)
-    )
+    if plan.to_run:
+        summary = _run(plan, past, settings, options)
+    else:
+        summary = idle_summary(plan, settings.campaign_dir(plan.campaign) / CLIPS_FOLDER)
+        summary = replace(summary, report=report_if_missing(plan.campaign, settings))
     told = summary_in_words(summary, manifest, retrying=retry is not None)
     if options.as_json:
         say_json(_as_json(summary))
@@ -285,6 +286,8 @@ def summary_in_words(summary: CampaignSummary, manifest: Path, *, retrying: bool
         lines.append(f"`lynx-engine retry {name}` tries the failed rows again.")
     if summary.low_identity and not (summary.paused or summary.stopped_by):
         lines += _weak_lines(summary.low_identity, shlex.quote(str(manifest)))
+    if summary.report is not None:
+        lines.append(f"Report: {summary.report}")
     return "\n".join(lines)
 
 
@@ -322,4 +325,6 @@ def failure_lines(failures: Mapping[str, str]) -> list[str]:
 
 
 def _as_json(summary: CampaignSummary) -> dict[str, object]:
-    return {**asdict(summary), "clips": str(summary.clips), "exit_code": int(summary.exit_code)}
+    report = None if summary.report is None else str(summary.report)
+    told = {**asdict(summary), "clips": str(summary.clips), "report": report}
+    return {**told, "exit_code": int(summary.exit_code)}

@@ -9,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tests.support.workspaces import COMMAND, Workspace
 
@@ -57,6 +59,24 @@ def test_states_are_right_after_a_device_process_died(workspace: Workspace) -> N
     rows = json.loads(json.loads(table))
     assert key == "trial-results"
     assert [row["result"] for row in rows] == ["failed: worker_died", "rendered", "rendered"]
+
+    # Each row leads to its clip and to its record, the run to its report; all of them are there.
+    for row in rows:
+        reference = re.fullmatch("`lynx-engine show ([0-9a-f]{12})`", row["log row"])
+        assert reference is not None
+        (record,) = workspace.json("show", reference[1])
+        assert record["status"] == row["result"].partition(":")[0]
+        link = re.fullmatch(r"\[(.*)\]\(file://(.*)\)", row["clip"])
+        assert (link is None) == (record["clip"] == "")
+        if link is not None:
+            assert Path(unquote(link[2])).is_file()
+            assert link[1].replace("\\", "") == record["clip"] == Path(unquote(link[2])).name
+    key, link = artifacts["markdown"]
+    page = workspace.folder / "outputs/trial/report.html"
+    assert (key, json.loads(link)) == ("trial-report", f"[report of trial]({page.as_uri()})")
+    assert page.is_file()
+    for row in rows:
+        assert f'data-card="{row["log row"].split()[-1].rstrip("`")}' in page.read_text()
 
 
 def test_run_that_was_killed_is_shown_as_crashed_and_its_database_may_be_deleted(

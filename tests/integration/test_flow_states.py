@@ -103,6 +103,8 @@ def test_later_tick_of_a_schedule_still_tells_of_a_withheld_row(
     state = render_campaign.fn("m.yaml", devices="cpu", skip_bad_rows=True)
     assert state.is_failed(), "the command exits 1, too"
     assert state.message == "nothing to do; 1 clip is done, 1 withheld"
+    assert first.report is not None
+    assert first.report.is_file()
 
 
 def test_rows_that_a_schedule_leaves_out_are_named_in_its_log(

@@ -105,7 +105,8 @@ def _jobs(campaign: str, count: int) -> Iterator[RenderJob]:
             campaign=campaign,
             where=f"{campaign}.yaml:{number + 10}",
             subject=SUBJECTS[subject],
-            subject_digest="0" * 64,
+            # The id of a request holds the photo's digest, not the subject's name.
+            subject_digest=f"{subject:064}",
             consent="contract",
             variant=VARIANTS[variant],
             prompt_name=name,
