@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine import __version__
+from lynx_engine.history import RETRYABLE
 from lynx_engine.provenance.files import write_durably
 from lynx_engine.report.details import ADVICE, MEANING, commands_of, manifest_of, what_to_do
 from lynx_engine.report.packing import clip_link, pack, poster_link
@@ -99,7 +100,6 @@ def report_page(
     groups = [
         (word, [row for row in report.current if row.status == word]) for word in report.statuses
     ]
-    retried = next((manifest_of(row) for row in reversed(report.current)), "MANIFEST")
     return _template().render(
         report=report,
         groups=[(word, rows) for word, rows in groups if rows],
@@ -107,7 +107,7 @@ def report_page(
         words=MEANING,
         statuses=STATUSES,
         advice=ADVICE,
-        manifest=retried,
+        manifests=_manifests_by_code(report),
         commands_of=commands_of,
         what_to_do=what_to_do,
         clip_link=clip_link,
@@ -129,6 +129,15 @@ def report_page(
         short_message=_SHORT_MESSAGE,
         most_devices=_MOST_DEVICES,
     )
+
+
+def _manifests_by_code(report: Report) -> Mapping[str, Sequence[str]]:
+    """Return, for each failure's code, the manifests that its rows stand in."""
+    found: dict[str, dict[str, None]] = {}
+    for row in report.current:
+        if row.status in RETRYABLE:
+            found.setdefault(str(row.record["code"]), {})[manifest_of(row)] = None
+    return {code: tuple(manifests) for code, manifests in found.items()}
 
 
 @cache

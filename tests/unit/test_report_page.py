@@ -9,6 +9,7 @@ import re
 import stat
 import time
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,18 @@ def test_failures_are_readable_without_the_script() -> None:
     assert "lynx-engine retry trial.yaml --code encoder" in page
     cards = [a for a in Found(page).of("li") if "data-card" in a]
     assert [card["data-status"] for card in cards] == ["failed", "rendered"]
+
+
+def test_retry_of_a_code_names_the_manifests_whose_rows_failed_by_it() -> None:
+    page = page_of(
+        [
+            failed(1, "encoder", where="made.yaml:1"),
+            failed(2, "worker_died", where="two films.csv:1"),
+            made(3, where="good.yaml:1"),
+        ]
+    )
+    told = set(re.findall(r"lynx-engine retry (.*?) --code (\w+)", unescape(page)))
+    assert told == {("made.yaml", "encoder"), ("'two films.csv'", "worker_died")}
 
 
 def test_scores_that_are_no_numbers_leave_a_gap() -> None:
