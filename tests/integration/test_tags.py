@@ -77,10 +77,10 @@ def test_other_containers_keep_the_job_id_too(tmp_path: Path) -> None:
         assert decode_clip(copy).frames_digest == decode_clip(path).frames_digest
 
 
-# Any text but what the manifest refuses: NUL and halves of surrogate pairs.
+# Any text that can be written, as the test of what is refused says; a prompt stands in JSON.
 _TEXT = st.text(
-    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1
-).filter(lambda text: not text.endswith(("\\", "\r")))
+    st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1
+).filter(lambda text: not text.endswith("\\"))
 
 
 @settings(max_examples=200, deadline=None)
@@ -89,7 +89,7 @@ def test_any_text_comes_back_from_ffmpegs_text_form(tags: dict[str, str]) -> Non
     assert read_ffmetadata(write_ffmetadata(tags)) == tags
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.lists(_TEXT, min_size=30, max_size=60))
 def test_any_text_comes_back_from_an_mp4(texts: list[str]) -> None:
     # Many in one file: a program has to be started for each.
@@ -141,9 +141,9 @@ def test_clip_that_lost_a_tag_is_a_bad_clip(name: str, tmp_path: Path) -> None:
         check_tags(changed, tags)
 
 
-@pytest.mark.parametrize("text", ["a\0b", "half \ud83d", "back\\", "return\r"])
+@pytest.mark.parametrize("text", ["a\0b", "half \ud83d", "back\\", "re\rturn"])
 def test_text_that_ffmpeg_cannot_keep_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"NUL|surrogate|backslash or a carriage"):
+    with pytest.raises(ValueError, match=r"NUL|surrogate|ends in a backslash"):
         clip_with({"title": text}, tmp_path)
 
 
