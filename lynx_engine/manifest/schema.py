@@ -240,7 +240,10 @@ class RenderSettings(StrictModel):
         example="acknowledged-off",
     )
     label: Literal["none", "eu", "cn"] | None = _key(
-        "Visible label burnt into the clip.", default="none", example="none"
+        "Visible label burnt into the clip: eu writes AI-generated on every frame, cn AI生成 on "
+        "the first 2 s.",
+        default="none",
+        example="eu",
     )
     video: VideoEntry | None = _key(
         "How the clip is encoded.", default="h264, crf 18", example={"codec": "h264", "crf": 18}

@@ -21,11 +21,15 @@ def write_ffmetadata(tags: Mapping[str, str]) -> bytes:
     """Return tags as ffmpeg reads them with `-f ffmetadata`.
 
     Raises:
-        ValueError: If a tag holds a NUL character or half a surrogate pair, which no mp4 can.
+        ValueError: If a tag holds a NUL character or half a surrogate pair, which no mp4 can, a
+            carriage return, which ends the line for ffmpeg (9.0), or a backslash at its end, behind
+            which the line does not end. JSON, as `provenance.labels` writes it, has none of these.
     """
     text = "".join(f"{_escaped(name)}={_escaped(value)}\n" for name, value in tags.items())
-    if "\0" in text:
-        raise ValueError("a tag holds a NUL character")
+    if "\0" in text or "\r" in text:
+        raise ValueError("a tag holds a NUL character or a carriage return")
+    if any(value.endswith("\\") for value in tags.values()):
+        raise ValueError("a tag ends in a backslash")
     return _HEADER + text.encode()
 
 

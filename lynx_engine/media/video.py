@@ -105,6 +105,7 @@ def encode_clip(
     Raises:
         OSError: If there is no room for the tags in the folder of temp files.
         RowError: With code `encoder` (ffmpeg's own words follow) or `disk`.
+        ValueError: If ffmpeg cannot keep a tag's text, as `write_ffmetadata` says.
     """
     import ffmpeg
     import numpy as np

@@ -23,8 +23,8 @@ def tags_of(job: RenderJob, producer: str) -> dict[str, str]:
     """Return the tags of a job's clip, by name; nothing in them tells a photo.
 
     `title` is the clip's name, `comment` a JSON object of job id, prompt and software, `AIGC` the
-    JSON that GB 45438-2025 asks of a file's metadata: Label 1 says that it is generated; who spreads
-    it, and under which number, is left to whoever does.
+    JSON that GB 45438-2025 asks of a file's metadata: Label 1 says that it is generated; who
+    spreads it, and under which number, is left to whoever does.
 
     Args:
         job: The row's own request, whichever try of its identity gate is rendered.

@@ -245,6 +245,8 @@ def test_clean_removes_what_dead_runs_left_and_nothing_else(workspace: Workspace
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     litter = {
         folder / ".drafts" / "a.mp4": 10,
+        folder / ".drafts" / "a.jpg": 15,
+        folder / "posters" / "gone-wave-s7-tiny_lite-0123456789ab.jpg": 25,
         folder / ".live.json": 20,
         folder / ".live.json.77.tmp": 30,
         folder / "traceback-0123-a1.txt": 40,

@@ -29,6 +29,8 @@ def test_wheel_holds_both_packages_the_examples_and_the_licence(wheel: Path) -> 
     for name in (
         "lynx_engine/cli/app.py",
         "flows/render_campaign.py",
+        "lynx_engine/media/fonts/lynx_label.ttf",
+        "lynx_engine/media/fonts/OFL.txt",
         "lynx_engine/scaffold/quickstart.yaml",
         "lynx_engine/scaffold/subjects/astronaut.png",
         "lynx_engine/scaffold/manifest.schema.json",

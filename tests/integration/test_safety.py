@@ -124,6 +124,7 @@ def all_flagged_are_withheld(place: Place, at: int) -> str:
     summary, watcher = place.run(plan_of(*jobs))
     assert [type(result) for result in watcher.results.values()] == [Withheld] * 3
     assert place.videos() == []
+    assert list(place.settings.workspace.rglob("*.jpg")) == []
     assert (summary.withheld, summary.rendered, summary.failed) == (3, 0, 0)
     assert summary.exit_code == ExitCode.ROWS_FAILED
     for record in place.records():
