@@ -87,7 +87,9 @@ class Campaign:
         self._dispatcher = Dispatcher(plan.to_run, pool.devices)
         key = make_workspace_key(settings.state_dir)
         self._rights = Rights(settings, key=key, today=today)
-        self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
+        self._publisher = Publisher(
+            lock.folder, run_id=self.run_id, key=key, workspace=settings.workspace
+        )
         self._health = DeviceHealth()
         self._blocked: dict[str, str] = {}
         self._broken: dict[Model, str] = {}
@@ -134,7 +136,7 @@ class Campaign:
         try:
             result = self._attempts(turn, tries)
         except Exception as error:  # noqa: BLE001  # a row that cannot even be recorded
-            result = Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
+            result = self._publisher.keep_bug(planned, error)
         finally:
             self._dispatcher.done(turn)
         self.outcomes.add(turn.planned, result)
@@ -293,13 +295,13 @@ class Campaign:
             case RowError(code=ErrorCode.DISK) | PausedError():
                 return self._pause(str(error))
             case RowError():
-                return Failed(error.code, str(error))
+                return Failed(error.code, str(error), error.stderr)
             case OSError() if error.errno in UNWRITABLE:
                 return self._pause(f"{error.filename or self._lock.folder}: {error.strerror}")
             case OSError() if error.errno in PASSING:
                 return Failed(ErrorCode.IO, f"{error.filename or 'a file'}: {error.strerror}.")
             case _:
-                return Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
+                return self._publisher.keep_bug(planned, error)
 
     def _record(self, planned: PlannedJob, result: RenderResult, started_at: datetime) -> bool:
         """Record an attempt; return False if the disk takes no record, which pauses the run."""
