@@ -88,7 +88,7 @@ def test_upgrade_makes_an_older_version_readable_from_file_to_command(
     write_part(folder, record_of(make_job(seed=2)))
     assert fold_log(folder) == 2
     monkeypatch.delitem(upgrade.UPGRADES, 0)
-    assert read_parts(folder)["size"].to_list() == ["64x48", "64x64"]
+    assert set(read_parts(folder)["size"]) == {"64x48", "64x64"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_upgrade_makes_an_older_version_readable_from_file_to_command(
             lambda f: f.with_columns(mood=pl.lit("good")),
             r"columns unknown here \(mood\) by lynx_engine \S+; .* Upgrade lynx_engine\.",
         ),
-        (lambda f: f.drop("seed", "job_id").with_columns(job_id=pl.lit("x" * 64)), "without seed"),
+        (lambda f: f.drop("seed"), "without seed"),
         (lambda f: f.with_columns(pl.col("seed").cast(pl.String)), "of another type: seed"),
         (lambda f: f.drop("schema_version"), "it has no schema_version"),
     ],
