@@ -42,8 +42,9 @@ faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); pri
 bench: $(VENV)/.installed-test  ## Measure every figure that needs no GPU on an idle machine
 	$(BIN)/python -m tests.benchmarks
 
-schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json anew
+schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json and docs/provenance.md anew
 	$(BIN)/python -c "from lynx_engine.manifest.matrix_schema import manifest_json_schema as s; print(s(), end='')" > manifests/manifest.schema.json
+	$(BIN)/python -c "from lynx_engine.provenance.columns import provenance_page as p; print(p(), end='')" > docs/provenance.md
 
 clean:  ## Remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -93,7 +93,9 @@ class Campaign:
         key = make_workspace_key(settings.state_dir)
         self._producer = settings.producer
         self._rights = Rights(settings, key=key, today=today)
-        self._publisher = Publisher(lock.folder, run_id=self.run_id, key=key)
+        self._publisher = Publisher(
+            lock.folder, run_id=self.run_id, key=key, workspace=settings.workspace
+        )
         self._signer = ClipSigner(credentials, run_id=self.run_id)
         self._health = DeviceHealth()
         self._blocked: dict[str, str] = {}
@@ -141,7 +143,7 @@ class Campaign:
         try:
             result = self._attempts(turn, tries)
         except Exception as error:  # noqa: BLE001  # a row that cannot even be recorded
-            result = Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
+            result = self._publisher.keep_bug(planned, error)
         finally:
             self._dispatcher.done(turn)
         self.outcomes.add(turn.planned, result)
@@ -303,13 +305,13 @@ class Campaign:
             case RowError(code=ErrorCode.DISK) | PausedError():
                 return self._pause(str(error))
             case RowError():
-                return Failed(error.code, str(error))
+                return Failed(error.code, str(error), error.stderr)
             case OSError() if error.errno in UNWRITABLE:
                 return self._pause(f"{error.filename or self._lock.folder}: {error.strerror}")
             case OSError() if error.errno in PASSING:
                 return Failed(ErrorCode.IO, f"{error.filename or 'a file'}: {error.strerror}.")
             case _:
-                return Failed(ErrorCode.INTERNAL, self._publisher.keep_traceback(planned, error))
+                return self._publisher.keep_bug(planned, error)
 
     def _record(self, planned: PlannedJob, result: RenderResult, started_at: datetime) -> bool:
         """Record an attempt; return False if the disk takes no record, which pauses the run."""

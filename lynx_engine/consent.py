@@ -17,6 +17,7 @@ and no setting of the program outweighs it; it holds against `synthetic: true`, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -58,7 +59,7 @@ def standing_of(
 
     Args:
         subject: With its consent as written. The evidence it names is text and nothing else: it is
-            never opened and goes into no record.
+            never opened, and a record tells only a keyed mark of it (`consent_text`).
         today: The day, UTC; `expires` is the last day on which a consent holds.
         setting: required, warn or off.
         withdrawn: Why the subject counts as withdrawn, or "".
@@ -86,6 +87,19 @@ def standing_of(
             "renew it and write the new date, or remove the subject",
         )
     return Standing(subject.consent.basis)
+
+
+def consent_text(subject: Subject) -> str:
+    """Return what the manifest wrote of a subject's consent as one text; "" if it wrote none.
+
+    The record's `consent_id` is a keyed mark of it: any other name, basis, scope, last day or
+    evidence is another consent. The evidence is taken as it is written; no file is opened.
+    """
+    if subject.consent is None:
+        return ""
+    written = subject.consent
+    expires = "" if written.expires is None else written.expires.isoformat()
+    return json.dumps([subject.name, written.basis, written.scope, expires, written.evidence])
 
 
 def is_over(expires: date | None, today: date) -> bool:

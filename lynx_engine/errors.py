@@ -124,21 +124,25 @@ class RowError(LynxError):
     Attributes:
         code: The typed reason kept in the record.
         transient: Whether the same work may succeed when tried again.
+        stderr: The last lines that the failing program or process wrote, else "".
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, transient: bool = False) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, transient: bool = False, stderr: str = ""
+    ) -> None:
         """Carry `code` and a message that says what failed, why, and what to do."""
         self.code = code
         self.transient = transient
+        self.stderr = stderr
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the trip from a device process."""
-        return (_row_error, (self.code, str(self), self.transient))
+        return (_row_error, (self.code, str(self), self.transient, self.stderr))
 
 
-def _row_error(code: ErrorCode, message: str, transient: bool) -> RowError:
-    return RowError(code, message, transient=transient)
+def _row_error(code: ErrorCode, message: str, transient: bool, stderr: str) -> RowError:
+    return RowError(code, message, transient=transient, stderr=stderr)
 
 
 class DamagedError(ProblemsError):

@@ -70,6 +70,8 @@ class RenderJob:
         consent: The right to the face as the record names it (`consent.py` has the words): its
             basis, "synthetic", what was wanting; "" without a subject.
         consent_expires: The last day on which it holds, UTC; None if it has no end, or nobody asks.
+        consent_written: The consent in the manifest's words, as `consent_text` joins them; "" where
+            none is written. The record keeps a keyed mark of it, and nothing else does.
         subject_digest: sha256 of the photo's bytes, of several comma-separated in their order, ""
             without a subject.
         face: Which face of the photo: `only`, `largest` or `index:N` counted from the left.
@@ -131,6 +133,8 @@ class RenderJob:
     crf: int = field(metadata=_request("video crf"))
     gate: str = field(default="", metadata=_request("identity gate"))
     consent_expires: date | None = None
+    # It names papers, which no log is to tell.
+    consent_written: str = field(default="", repr=False)
     job_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from lynx_engine.consent import OFF, REQUIRED, Standing, standing_of
+from lynx_engine.consent import OFF, REQUIRED, Standing, consent_text, standing_of
 from lynx_engine.dispatch import in_running_order
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
@@ -293,6 +293,7 @@ class _Drafting:
             safety=recipe.safety,
             consent="" if subject is None else _standing(subject, self._facts).word,
             consent_expires=None if subject is None else self._expiry(subject),
+            consent_written="" if subject is None else consent_text(subject),
             subject_digest=""
             if subject is None
             else subject_digest(self._facts.photos[subject.name]),

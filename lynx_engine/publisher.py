@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import DamagedError, PausedError
+from lynx_engine.errors import DamagedError, ErrorCode, PausedError
 from lynx_engine.jobs import PlannedJob
 from lynx_engine.lock import DRAFTS_FOLDER
 from lynx_engine.provenance.folding import fold_log
@@ -23,6 +23,7 @@ from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import prepare_part, sync_folder, write_part
 from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
+from lynx_engine.tail import last_lines
 
 if TYPE_CHECKING:
     from lynx_engine.worker import ClipDraft
@@ -36,8 +37,13 @@ FOLD_EVERY = 1000
 class Publisher:
     """Writes under the campaign's lock; its calls may come from several threads."""
 
-    def __init__(self, folder: Path, *, run_id: str, key: bytes) -> None:
-        """Write into the campaign's `folder`; `run_id` and the workspace `key` go into records."""
+    def __init__(
+        self, folder: Path, *, run_id: str, key: bytes, workspace: Path | None = None
+    ) -> None:
+        """Write into the campaign's `folder`; `run_id` and the workspace `key` go into records.
+
+        Files that lie in the `workspace` are recorded relative to it.
+        """
         self.drafts = (folder / DRAFTS_FOLDER).resolve()
         self._folder = folder
         self._clips = folder / CLIPS_FOLDER
@@ -45,6 +51,7 @@ class Publisher:
         self._log = folder / LOG_FOLDER
         self._run_id = run_id
         self._key = key
+        self._workspace = workspace
         self._writing = threading.Lock()
         self._unfolded = 0
         self._mode = 0o666 & ~_umask()
@@ -78,6 +85,7 @@ class Publisher:
             started_at=draft.started_at,
             finished_at=datetime.now(UTC),
             key=self._key,
+            workspace=self._workspace,
         )
         with self._writing:
             part = prepare_part(self._log, record)
@@ -146,6 +154,7 @@ class Publisher:
             started_at=started_at,
             finished_at=datetime.now(UTC),
             key=self._key,
+            workspace=self._workspace,
         )
         with self._writing:
             if isinstance(result, Withheld):
@@ -178,8 +187,8 @@ class Publisher:
             sync_folder(self._clips)
             logger.warning("removed %s: it was made from the same request", clip)
 
-    def keep_traceback(self, planned: PlannedJob, error: Exception) -> str:
-        """Write a bug's traceback beside the log; return the failure's message."""
+    def keep_bug(self, planned: PlannedJob, error: Exception) -> Failed:
+        """Write a bug's traceback beside the log; return what the row's failure is called."""
         path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
         words = "".join(traceback.format_exception(error))
         told = f"unexpected {type(error).__name__}: {error}."
@@ -187,8 +196,9 @@ class Publisher:
             path.write_text(words, encoding="utf-8")
         except OSError:
             logger.exception("no room for the traceback of %s", planned.job.clip_name)
-            return told
-        return f"{told} The traceback is in {path}."
+        else:
+            told = f"{told} The traceback is in {path}."
+        return Failed(ErrorCode.INTERNAL, told, last_lines(words))
 
     def fold(self) -> None:
         """Fold the parts of this run into one file; a log that cannot be folded stays as it is."""

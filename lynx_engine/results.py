@@ -78,7 +78,8 @@ class WorkerFacts:
         weights: Weight file -> sha256, for the files whose digest is known.
         driver: Version of the device's driver; "" for a CPU.
         ffmpeg_version: The program that encoded and decoded the clip.
-        licences: Weight file or LoRA file -> licence or terms, where known.
+        licences: Weight file or folder by its name in the public layout, or LoRA file by its whole
+            path -> licence or terms.
     """
 
     device: str

@@ -26,11 +26,19 @@ from typing import TYPE_CHECKING, TypeVar
 from lynx_engine.errors import PASSING, ErrorCode, RowError
 from lynx_engine.folders import ModelFolders
 from lynx_engine.jobs import RenderJob
+from lynx_engine.licences import licences_of
 from lynx_engine.media.burn_in import NO_LABEL, burn_in
 from lynx_engine.media.images import inspect_photo, read_photo
 from lynx_engine.media.poster import write_poster
 from lynx_engine.media.tags import check_tags
-from lynx_engine.media.video import ClipFormat, check_clip, encode_clip, read_frames
+from lynx_engine.media.video import (
+    ClipFormat,
+    check_clip,
+    encode_clip,
+    ffmpeg_version,
+    read_frames,
+)
+from lynx_engine.provenance.environment import driver_version
 from lynx_engine.provenance.labels import TAGS
 from lynx_engine.rendering import EngineLoader, EnginePlace, LoadedEngine, OnStage, Rendering
 from lynx_engine.results import (
@@ -256,6 +264,9 @@ class DeviceWorker:
                 threads=self._setup.threads,
                 peak_memory_bytes=rendering.peak_memory_bytes,
                 weights=loaded.weights,
+                driver=driver_version(self._setup.torch_device),
+                ffmpeg_version=ffmpeg_version(),
+                licences=licences_of(job),
             ),
             started_at=started_at,
             findings=findings,

@@ -30,6 +30,14 @@ def say_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=True, indent=2, default=str))
 
 
+def say_data(text: str) -> None:
+    """Print a file's content to stdout: exact into a pipe, and harmless on a terminal."""
+    if sys.stdout.isatty():
+        text = visible(text, keep_newlines=True)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """Print a remark to stderr."""
     print(visible(text, keep_newlines=True), file=sys.stderr)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lynx_engine.errors import Problem
     from lynx_engine.manifest.values import Manifest
     from lynx_engine.preflight import PhotoReport
+    from lynx_engine.settings import Settings
 
 EXAMPLE = "Example: lynx-engine subjects manifests/quickstart.yaml"
 
@@ -52,8 +53,9 @@ def command(
     if reports and not no_sheet:
         sheet = write_contact_sheet(settings.campaign_dir(read.campaign), read.campaign, reports)
     problems = faults(reports)
+    consents = _consents(read, settings)
     if json:
-        say_json(_as_json(read, reports, problems, sheet))
+        say_json({**_as_json(read, reports, problems, sheet), "consents": consents})
         if problems:
             raise typer.Exit(ExitCode.REFUSED)
         return
@@ -63,6 +65,8 @@ def command(
         for report in reports:
             if report.remark:
                 say(report.remark)
+        for consent in consents:
+            say(_consent_in_words(consent))
         say(_summary(read, reports, sheet))
     if read.problems or read.row_problems:
         name = shlex.quote(str(manifest))
@@ -102,6 +106,35 @@ def _cells(report: PhotoReport) -> tuple[object, ...]:
         f"{measures.mean_luma:.0f}",
         verdict,
     )
+
+
+def _consents(read: Manifest, settings: Settings) -> list[dict[str, object]]:
+    """Return each consent that is written, with the mark that records name it by.
+
+    The mark is None until the first run has made the workspace key.
+    """
+    from lynx_engine.consent import consent_text
+    from lynx_engine.provenance.environment import read_workspace_key
+    from lynx_engine.provenance.record import consent_id
+
+    key = read_workspace_key(settings.state_dir)
+    return [
+        {
+            "subject": subject.name,
+            "basis": subject.consent.basis,
+            "expires": subject.consent.expires and subject.consent.expires.isoformat(),
+            "consent_id": key and consent_id(consent_text(subject), key),
+        }
+        for subject in read.subjects.values()
+        if subject.consent is not None
+    ]
+
+
+def _consent_in_words(consent: dict[str, object]) -> str:
+    until = f" until {consent['expires']}" if consent["expires"] else ""
+    mark = consent["consent_id"]
+    named = f"consent_id {mark} in the log" if mark else "it gets its consent_id by the first run"
+    return f"{consent['subject']}: consent by {consent['basis']}{until}; {named}."
 
 
 def _summary(read: Manifest, reports: tuple[PhotoReport, ...], sheet: tuple[Path, ...]) -> str:

@@ -25,6 +25,7 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.media.ffmetadata import write_ffmetadata
 from lynx_engine.results import ClipFacts
 from lynx_engine.shapes import FrameSize
+from lynx_engine.tail import last_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,8 @@ ENCODE_TIMEOUT_S = 600.0
 # the encoder's rounding.
 BLANK_LUMA_SPREAD = 2.0
 _STDERR_TAIL = 400
+_VERSION_TIMEOUT_S = 10.0
+_VERSION = re.compile(rb"ffmpeg version (\S{1,80})")
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 
 
@@ -81,6 +84,27 @@ def find_ffmpeg() -> str:
             ErrorCode.ENCODER,
             "ffmpeg was not found. Install ffmpeg, or `pip install imageio-ffmpeg`.",
         ) from error
+
+
+@cache
+def ffmpeg_version() -> str:
+    """Return the version that the ffmpeg program tells, "" if it tells none; asked once a process.
+
+    A record wants it; a clip that is whole must not fail over it.
+    """
+    try:
+        said = subprocess.run(
+            [find_ffmpeg(), "-hide_banner", "-version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_VERSION_TIMEOUT_S,
+            check=False,
+            process_group=0,
+        ).stdout
+    except (OSError, RowError, subprocess.TimeoutExpired):
+        return ""
+    found = _VERSION.match(said)
+    return found[1].decode("ascii", errors="replace") if found else ""
 
 
 NO_TAGS: Mapping[str, str] = {}
@@ -163,16 +187,23 @@ def _run_encoder(command: list[str], pixels: memoryview, metadata: int) -> None:
         )
     except OSError as error:
         raise _cannot_run(command, error) from None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
         raise RowError(
-            ErrorCode.ENCODER, f"ffmpeg did not finish in {ENCODE_TIMEOUT_S:.0f} s.", transient=True
+            ErrorCode.ENCODER,
+            f"ffmpeg did not finish in {ENCODE_TIMEOUT_S:.0f} s.",
+            transient=True,
+            stderr=last_lines((late.stderr or b"").decode(errors="replace")),
         ) from None
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()[-_STDERR_TAIL:]
+        stderr = last_lines(done.stderr.decode(errors="replace"))
+        said = stderr[-_STDERR_TAIL:]
         if any(sign in said for sign in _FULL_DISK):
             raise RowError(ErrorCode.DISK, f"ffmpeg could not write the clip: {said}")
         raise RowError(
-            ErrorCode.ENCODER, f"ffmpeg exited with {done.returncode}: {said}", transient=True
+            ErrorCode.ENCODER,
+            f"ffmpeg exited with {done.returncode}: {said}",
+            transient=True,
+            stderr=stderr,
         )
 
 
@@ -294,11 +325,11 @@ def _decode(command: list[str], read: Callable[[IO[bytes]], T | None]) -> T:
             decoded = read(stream)
         failed = process.returncode != 0
         errors.seek(0)
-        said = errors.read().decode(errors="replace").strip()[-_STDERR_TAIL:]
-    if failed or said or decoded is None:
-        raise RowError(
-            ErrorCode.BAD_CLIP, f"the clip does not decode cleanly: {said or 'no frames'}"
-        )
+        stderr = last_lines(errors.read().decode(errors="replace"))
+    if failed or stderr or decoded is None:
+        said = stderr[-_STDERR_TAIL:] or "no frames"
+        text = f"the clip does not decode cleanly: {said}"
+        raise RowError(ErrorCode.BAD_CLIP, text, stderr=stderr)
     return decoded
 
 

@@ -35,6 +35,10 @@ _SCALAR_WIDTHS = {**_WIDTHS, "F64": 8, "I64": 8, "I32": 4}  # of alpha
 _NAMES_SHOWN = 20
 # Where diffusers notes the rank and alpha of an adapter it saved.
 METADATA_KEY = "lora_adapter_metadata"
+UNKNOWN_LICENCE = "unknown"
+# The first as the ModelSpec standard names it, then what exporters write.
+_LICENCE_KEYS = ("modelspec.license", "license", "licence")
+_MAX_LICENCE = 200
 PEFT_NEEDED = "LoRAs need the package peft, which is not installed: pip install 'peft>=0.21,<0.22'"
 
 Shape = tuple[int, ...]
@@ -47,10 +51,12 @@ class LoraHeader:
     Attributes:
         digest: sha256 of the file.
         tensors: Name -> shape.
+        licence: What the file says of its licence, or "unknown".
     """
 
     digest: str
     tensors: Mapping[str, Shape]
+    licence: str = UNKNOWN_LICENCE
 
 
 def inspect_lora(path: Path) -> LoraHeader:
@@ -107,7 +113,16 @@ def _read(path: Path, inode: int, size: int, changed_ns: int) -> LoraHeader:
                 digest.update(chunk)
     except OSError as error:
         raise lora_error(path, f"cannot be read ({error.strerror})") from None
-    return LoraHeader(digest.hexdigest(), _tensors(path, header, size - 8 - length))
+    tensors = _tensors(path, header, size - 8 - length)
+    return LoraHeader(digest.hexdigest(), tensors, _licence(header))
+
+
+def _licence(header: bytes) -> str:
+    """Return the licence that a whole header's metadata name, on one line and of bounded length."""
+    metadata = json.loads(header).get("__metadata__")
+    named = metadata if isinstance(metadata, dict) else {}
+    texts = (" ".join(str(named.get(key, "")).split()) for key in _LICENCE_KEYS)
+    return next((text[:_MAX_LICENCE] for text in texts if text), UNKNOWN_LICENCE)
 
 
 def _tensors(path: Path, header: bytes, data_bytes: int) -> dict[str, Shape]:

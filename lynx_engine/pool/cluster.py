@@ -139,6 +139,10 @@ class ClusterWorker:
         thread.start()
         thread.join(_KILL_S)
 
+    def last_words(self) -> str:
+        """Return nothing: what a cluster's worker writes stays with its nanny."""
+        return ""
+
     def close(self) -> None:
         """Leave the worker to the cluster."""
 

@@ -153,6 +153,7 @@ class DevicePool:
                             ErrorCode.WORKER_DIED,
                             f"the process of {device} {how} while it held this row "
                             f"(last heard of in stage {call.watch.stage}).",
+                            stderr=seat.last_words[generation],
                         ) from None
                     call.clear_draft()
                 finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lynx_engine.pool.devices import visible_to
 from lynx_engine.pool.reaper import MARK
+from lynx_engine.tail import last_lines_of
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DUMP_S = 1.0
-_TAIL_CHARACTERS = 2000
 
 THREADS = 2
 """Rows that a device process works on: one renders while the one before it is encoded."""
@@ -82,8 +82,7 @@ class LocalProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._incarnation += 1
         self._address = None
-        log = self._folder / f"{self._device.replace(':', '-')}.log"
-        with log.open("wb") as words:
+        with self._log.open("wb") as words:
             return subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
@@ -94,6 +93,10 @@ class LocalProcess:
                 # the campaign gives time to finish.
                 start_new_session=True,
             )
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"{self._device.replace(':', '-')}.log"
 
     @property
     def _name(self) -> str:
@@ -156,11 +159,13 @@ class LocalProcess:
         kill_session(self._process.pid)
         self._process.wait()
 
+    def last_words(self) -> str:
+        """Return the last lines that the process wrote to stdout and stderr."""
+        return last_lines_of(self._log)
+
     def replace(self) -> None:
         """Start a new process in the place of a dead one."""
-        log = self._folder / f"{self._device.replace(':', '-')}.log"
-        words = log.read_text(errors="replace").strip()[-_TAIL_CHARACTERS:]
         logger.warning("%s: process %s; starting a new one. It said: %s", self._device,
-                       self.death() or "is gone", words or "nothing")  # fmt: skip
+                       self.death() or "is gone", self.last_words() or "nothing")  # fmt: skip
         self.close()
         self._process = self._start()

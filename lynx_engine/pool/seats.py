@@ -36,6 +36,10 @@ class DeviceProcess(Protocol):
         """Return how the process died, "" while it lives."""
         ...
 
+    def last_words(self) -> str:
+        """Return the last lines that the process wrote to stdout and stderr; "" if nobody knows."""
+        ...
+
     def end(self) -> None:
         """End a process that hangs."""
         ...
@@ -90,6 +94,7 @@ class Seat:
         starting: Held while the process is started, ended, or given work.
         generation: Counts its processes.
         blamed: Generation -> the call that ended its process for certain, or None.
+        last_words: Generation -> the last lines that its process wrote.
     """
 
     def __init__(self, device: str, process: DeviceProcess, setup: WorkerSetup) -> None:
@@ -100,6 +105,7 @@ class Seat:
         self.starting = threading.Condition()
         self.generation = 0
         self.blamed: dict[int, Call | None] = {}
+        self.last_words: dict[int, str] = {}
         self._calls: list[Call] = []
         self._how: dict[int, str] = {}
 
@@ -160,6 +166,7 @@ class Seat:
                 self.blamed.setdefault(generation, _certain(held, how))
                 for call in held:
                     call.alone = True
+                self.last_words[generation] = self.process.last_words()
                 self.generation += 1
                 self.process.replace()
             return self._how[generation]

@@ -7,11 +7,13 @@ travels cannot be searched for a face.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import hmac
 import os
 import platform
+import re
 import secrets
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +51,35 @@ def read_environment() -> Environment:
         diffusers_version=_version("diffusers"),
         platform=f"{platform.system()} {platform.machine()}",
     )
+
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER_LINE = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
+
+
+def driver_version(device: str) -> str:
+    """Return the version of the driver behind torch's `device`; "" for a CPU, or if nobody knows.
+
+    The kernel module tells it; where containers or WSL hide that, NVIDIA's management library does.
+    """
+    return _nvidia_driver() if device.startswith("cuda") else ""
+
+
+@cache
+def _nvidia_driver() -> str:
+    with contextlib.suppress(OSError):
+        if found := _DRIVER_LINE.search(_DRIVER.read_text(errors="replace")):
+            return found[1]
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        words = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+        if library.nvmlInit_v2() == 0:
+            try:
+                if library.nvmlSystemGetDriverVersion(words, len(words)) == 0:
+                    return words.value.decode("ascii", errors="replace")
+            finally:
+                library.nvmlShutdown()
+    return ""
 
 
 def _version(package: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from math import isfinite
+from pathlib import Path
 
 from lynx_engine.errors import ErrorCode
 from lynx_engine.gate import reseed
@@ -22,6 +24,8 @@ from lynx_engine.results import (
     WorkerFacts,
 )
 
+_CONSENT_ID_CHARACTERS = 16
+
 
 def make_record(
     planned: PlannedJob,
@@ -31,6 +35,7 @@ def make_record(
     started_at: datetime,
     finished_at: datetime,
     key: bytes,
+    workspace: Path | None = None,
 ) -> ProvenanceRecord:
     """Describe one attempt.
 
@@ -40,7 +45,8 @@ def make_record(
         run_id: The run it belongs to.
         started_at: UTC, when a device took the row.
         finished_at: UTC, when the attempt ended.
-        key: Workspace key, for the photo's keyed digest.
+        key: Workspace key, for the keyed marks of photo and consent.
+        workspace: Files in it are named relative to it; without one, every path is absolute.
     """
     job = planned.job
     request = job.request()
@@ -48,7 +54,7 @@ def make_record(
     columns: dict[str, object] = {
         **request,
         **asdict(read_environment()),
-        **_outcome(result),
+        **_outcome(result, workspace),
         "run_id": run_id,
         "campaign": job.campaign,
         "job_id": job.job_id,
@@ -59,6 +65,10 @@ def make_record(
         "subject": job.subject,
         "prompt_name": job.prompt_name,
         "consent": job.consent,
+        "consent_id": consent_id(job.consent_written, key),
+        "consent_expires": job.consent_expires.isoformat() if job.consent_expires else "",
+        "photos": _files(job.photos, workspace),
+        "lora_files": _files((lora.path for lora in job.loras), workspace),
         "safety": job.safety,
         "memory": job.memory,
         "rendered_seed": reseed(job.seed, planned.first_try),
@@ -68,7 +78,35 @@ def make_record(
     return ProvenanceRecord(**columns)  # pyright: ignore[reportArgumentType]  # checked by the parquet schema
 
 
-def _outcome(result: RenderResult) -> dict[str, object]:
+def consent_id(written: str, key: bytes) -> str:
+    """Return the mark by which records name a consent; "" for none.
+
+    Args:
+        written: `consent.consent_text` of it.
+        key: Workspace key: without it, a mark cannot be matched with anybody's papers.
+    """
+    return keyed_digest(written, key)[:_CONSENT_ID_CHARACTERS]
+
+
+def _files(paths: Iterable[Path], workspace: Path | None) -> str:
+    return _json([_name_of(path, workspace) for path in paths])
+
+
+def _name_of(path: Path, workspace: Path | None) -> str:
+    """Return a file's path as records tell it; a link at its end keeps its own name."""
+    whole = path.parent.resolve() / path.name
+    root = workspace.resolve() if workspace else None
+    return str(whole.relative_to(root) if root and whole.is_relative_to(root) else whole)
+
+
+def _json(value: object) -> str:
+    """Return JSON that a person can read, and that is UTF-8 also for names which are not."""
+    # Of a lone surrogate, backslashreplace makes the very escape by which JSON tells it.
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def _outcome(result: RenderResult, workspace: Path | None) -> dict[str, object]:
     match result:
         case Rendered(clip, facts, worker, findings, low_identity, marks):
             status = Status.LOW_IDENTITY if low_identity else Status.RENDERED
@@ -85,7 +123,7 @@ def _outcome(result: RenderResult) -> dict[str, object]:
                 "labels_applied": ",".join(marks.labels),
                 "credential": marks.credential,
                 "signer": marks.signer,
-                **_work(worker),
+                **_work(worker, workspace),
                 **_found(findings),
             }
         case Withheld(message, verdict):
@@ -131,7 +169,11 @@ def _found(findings: Findings) -> dict[str, object]:
     return columns
 
 
-def _work(worker: WorkerFacts) -> dict[str, object]:
+def _work(worker: WorkerFacts, workspace: Path | None = None) -> dict[str, object]:
+    licences = {
+        _name_of(Path(file), workspace) if Path(file).is_absolute() else file: licence
+        for file, licence in worker.licences.items()
+    }
     return {
         "device": worker.device,
         "device_name": worker.device_name,
@@ -142,6 +184,6 @@ def _work(worker: WorkerFacts) -> dict[str, object]:
         "driver": worker.driver,
         "ffmpeg_version": worker.ffmpeg_version,
         "weights": json.dumps(dict(worker.weights), sort_keys=True),
-        "licences": json.dumps(dict(worker.licences), sort_keys=True),
+        "licences": _json(licences),
         **{f"{stage}_s": seconds for stage, seconds in worker.stages_s.items()},
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, get_type_hints
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class ProvenanceRecord:
         status: rendered, low_identity, withheld, failed or interrupted.
         code: Error code of a failed attempt, else "".
         message: The failure in words, else "".
-        stderr: The last lines that the failing program or process wrote, else "".
+        stderr: The last lines (20, 2,000 characters at most, without secrets) that the failing
+            program or process wrote, of a bug the end of its traceback; else "".
         started_at: UTC, when a device took the row.
         finished_at: UTC, when the attempt ended.
         where: Manifest file and line.
@@ -41,7 +43,8 @@ class ProvenanceRecord:
             wanting and let pass, as "none (warn)" or "expired 2026-01-01 (warn)"; or "unchecked".
         consent_id: Mark of the consent as the manifest wrote it (HMAC-SHA256, workspace key, 16 hex
             digits), for finding it among papers; "" without one.
-        consent_expires: The last day on which it holds, ISO 8601; "" if it has no end.
+        consent_expires: The last day on which it holds, ISO 8601; "" if it has no end, or nobody
+            asks.
         safety: `on` or `acknowledged-off`.
         subject_digest: Keyed digest (HMAC-SHA256, workspace key) of the photo; "" without one.
         photos: JSON list, the subject's photo files; relative to the workspace if they lie in it.
@@ -136,7 +139,8 @@ class ProvenanceRecord:
         ffmpeg_version: The program that encoded and decoded the clip.
         platform: Operating system and processor family.
         weights: JSON object, weight file -> sha256, for files whose digest is known.
-        licences: JSON object, weight file or LoRA file -> licence or terms, where known.
+        licences: JSON object, weight file or folder, or LoRA file (named as in lora_files) ->
+            licence or terms; "unknown" for a LoRA that does not say.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -250,7 +254,8 @@ class ProvenanceRecord:
 def column_defaults() -> Mapping[str, str | int | float | None]:
     """Return the value of each column that a record may lack: it came after the first version.
 
-    Columns are only ever added, with such a default; then `SCHEMA_VERSION` stays.
+    Columns are only ever added, with such a default; then `SCHEMA_VERSION` stays. What else may
+    change, and how, says `upgrade.py`.
     """
     given = {f.name: f.default for f in fields(ProvenanceRecord) if f.default is not MISSING}
     return {
@@ -260,6 +265,7 @@ def column_defaults() -> Mapping[str, str | int | float | None]:
     }
 
 
+@cache
 def record_columns() -> Mapping[str, pl.DataType]:
     """Return column name -> polars type, in order. Times are UTC to the microsecond."""
     import polars as pl

@@ -30,12 +30,8 @@ from lynx_engine.provenance.files import (
     write_durably,
     write_temp,
 )
-from lynx_engine.provenance.schema import (
-    SCHEMA_VERSION,
-    ProvenanceRecord,
-    column_defaults,
-    record_columns,
-)
+from lynx_engine.provenance.schema import ProvenanceRecord, record_columns
+from lynx_engine.provenance.upgrade import ForeignSchemaError, is_current, upgraded
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -225,6 +221,9 @@ def records_of(folder: Path, files: LogFiles) -> pl.DataFrame:
     log = pl.concat([*frames, *([] if together is None else [together])])
     if folded and len(files.contents) > 1:
         log = log.unique(ROW, keep="first", maintain_order=True)
+    ends = log["finished_at"]
+    if ends.is_sorted() and ends.n_unique() == len(ends):
+        return log  # as a folded log is: sorting 100,000 wide rows takes 0.3 s
     return log.sort("finished_at", "job_id", "attempt", maintain_order=True)
 
 
@@ -241,7 +240,7 @@ def _decode_together(parts: list[bytes]) -> pl.DataFrame | None:
         frame = pl.read_parquet(parts)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         return None
-    return frame if frame.schema == _schema() else None
+    return frame if is_current(frame) else None
 
 
 def decode(path: Path, data: bytes) -> pl.DataFrame | Problem:
@@ -257,31 +256,12 @@ def decode(path: Path, data: bytes) -> pl.DataFrame | Problem:
         frame = pl.read_parquet(data)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         return Problem(str(path), "not a part of the log; it is no parquet.")
-    frame = _with_later_columns(frame)
-    if frame.schema == _schema():
-        return frame
-    version = frame["schema_version"].max() if "schema_version" in frame.columns else "unknown"
-    return Problem(
-        str(path),
-        f"written with schema version {version}, or other columns; this program reads version "
-        f"{SCHEMA_VERSION}.",
-    )
-
-
-def _with_later_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give records written before a column came the value that says it was not known."""
-    import polars as pl
-
-    missing = {
-        column: default for column, default in column_defaults().items() if column not in frame
-    }
-    if not missing:
-        return frame
-    added = frame.with_columns(
-        pl.lit(default, dtype=_schema()[column]).alias(column)
-        for column, default in missing.items()
-    )
-    return added.select(_schema().names()) if set(added.columns) == set(_schema()) else frame
+    try:
+        return frame if is_current(frame) else upgraded(frame)
+    except ForeignSchemaError as error:
+        return Problem(str(path), str(error))
+    except pl.exceptions.PolarsError as error:
+        return Problem(str(path), f"cannot be upgraded to this version's columns: {error}")
 
 
 def damage_headline(problems: Sequence[Problem]) -> str:

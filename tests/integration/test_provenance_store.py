@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lynx_engine import __version__
 from lynx_engine.errors import DamagedError, ErrorCode, ExitCode
 from lynx_engine.jobs import REQUEST_FIELDS, RowKey, Status
 from lynx_engine.provenance.environment import keyed_digest, make_workspace_key
@@ -119,8 +120,8 @@ def test_part_of_another_schema_version_is_named_with_it(tmp_path: Path) -> None
     (tmp_path / "index").unlink()
     (tmp_path / f"{stem}-{digest_bytes(data)[:32]}.parquet").write_bytes(data)
     assert (
-        "written with schema version 7, or other columns; this program reads version 1"
-        in damage_report(tmp_path)
+        f"written with schema version 7 by lynx_engine {__version__}; this program reads version "
+        "1. Upgrade lynx_engine." in damage_report(tmp_path)
     )
 
 

@@ -9,7 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import typer
 
 COMMAND = Path(sys.executable).parent / "lynx-engine"
 TIMEOUT_S = 240
@@ -54,3 +59,20 @@ class Workspace:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines if isinstance(lines, str) else "\n".join(lines), encoding="utf-8")
         return path
+
+
+def run_here(
+    app: typer.Typer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *arguments: str,
+) -> str:
+    """Run a command in this process, in `folder`; return what it wrote to stdout.
+
+    Faster than a process of its own; errors are raised.
+    """
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    app(list(arguments), standalone_mode=False)
+    return capsys.readouterr().out

@@ -16,7 +16,7 @@ from lynx_engine.shapes import FrameSize
 from tests.support.jobs import make_job
 
 PLACES = {"campaign", "subject", "prompt_name", "where", "photos", "memory", "safety", "consent",
-          "consent_expires"}  # fmt: skip
+          "consent_expires", "consent_written"}  # fmt: skip
 OTHER: dict[str, Any] = {
     "size": FrameSize(64, 80),
     "loras": (Lora("ab", 0.5, Path("a.safetensors")),),

@@ -31,6 +31,9 @@ class Process:
     def address(self) -> str | None:
         return "tcp://device"
 
+    def last_words(self) -> str:
+        return "its last words"
+
     def death(self) -> str:
         return ""
 
