@@ -36,6 +36,7 @@ from lynx_engine.identity.vault import open_vault
 from lynx_engine.jobs import PlannedJob, RenderPlan
 from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.lock import CampaignLock
+from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary, Observer, Outcomes, idle_summary
 from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.preflight import Preflight
@@ -49,14 +50,13 @@ from lynx_engine.rights import Rights
 from lynx_engine.rules import Again, DeviceHealth, Tries, is_transient
 from lynx_engine.signing import ClipSigner, open_credentials
 from lynx_engine.survey import CLIPS_FOLDER, intact_clips
-from lynx_engine.worker import RenderTask
 
 if TYPE_CHECKING:
     from lynx_engine.identity.vault import Vault
+    from lynx_engine.orders import ClipDraft
     from lynx_engine.pool.protocol import Pool
     from lynx_engine.provenance.credentials import Credentials
     from lynx_engine.settings import Settings
-    from lynx_engine.worker import ClipDraft
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from lynx_engine.digest import digest_bytes, digest_mapping
 from lynx_engine.errors import RefusedError, RowError
 from lynx_engine.identity.align import REFERENCE_CROP_PX
+from lynx_engine.orders import FaceRequest
 from lynx_engine.preflight import FaceKey, Preflight, face_keys
 from lynx_engine.provenance.environment import read_environment
 from lynx_engine.variants import get_variant
 from lynx_engine.weights.fingerprint import encoder_fingerprint
-from lynx_engine.worker import FaceRequest
 
 if TYPE_CHECKING:
     import numpy as np

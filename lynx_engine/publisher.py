@@ -26,7 +26,7 @@ from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
 from lynx_engine.tail import last_lines
 
 if TYPE_CHECKING:
-    from lynx_engine.worker import ClipDraft
+    from lynx_engine.orders import ClipDraft
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lynx_engine.jobs import PlannedJob
+    from lynx_engine.orders import ClipDraft
     from lynx_engine.results import ClipFacts
     from lynx_engine.settings import Settings
-    from lynx_engine.worker import ClipDraft
 
 logger = logging.getLogger(__name__)
 

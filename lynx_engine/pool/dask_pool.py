@@ -21,13 +21,13 @@ from lynx_engine.errors import (
     RefusedError,
     RowError,
 )
+from lynx_engine.orders import WorkerSetup, setup_for
 from lynx_engine.pool import remote
 from lynx_engine.pool.cluster import ClusterWorker, greet_workers
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.local import LocalProcess
 from lynx_engine.pool.reaper import reaper
 from lynx_engine.pool.seats import Call, DeviceProcess, ProcessDiedError, Seat
-from lynx_engine.worker import WorkerSetup, setup_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
+    from lynx_engine.rendering import OnStage
     from lynx_engine.settings import Settings
-    from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lynx_engine.errors import AbandonedError
-from lynx_engine.worker import DeviceWorker, setup_for
+from lynx_engine.orders import setup_for
+from lynx_engine.worker import DeviceWorker
 
 if TYPE_CHECKING:
     from lynx_engine.identity.embed import SubjectFace
+    from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
+    from lynx_engine.rendering import OnStage
     from lynx_engine.settings import Settings
-    from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 
 
 class InProcessPool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from lynx_engine.identity.embed import SubjectFace
-    from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
+    from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
+    from lynx_engine.rendering import OnStage
 
 
 FINISHING = "encode"

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_engine import __version__
+from lynx_engine.orders import WorkerSetup
 from lynx_engine.pool.devices import count_gpus
 from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.safety.classifiers import missing_classifiers
 from lynx_engine.settings import load_settings
-from lynx_engine.worker import DeviceWorker, WorkerSetup
+from lynx_engine.worker import DeviceWorker
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
     from lynx_engine.folders import ModelFolders
     from lynx_engine.identity.embed import SubjectFace
-    from lynx_engine.worker import ClipDraft, FaceRequest, RenderTask
+    from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
 
 STAGES = "lynx-stages"
 TELL_EVERY_S = 0.1
@@ -150,7 +151,7 @@ def read_answer(draft: Path) -> ClipDraft | None:
 def _answers() -> TypeAdapter[ClipDraft]:
     from pydantic import TypeAdapter
 
-    from lynx_engine.worker import ClipDraft
+    from lynx_engine.orders import ClipDraft
 
     return TypeAdapter(ClipDraft)
 

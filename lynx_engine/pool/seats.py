@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lynx_engine.orders import ClipDraft, WorkerSetup
 from lynx_engine.pool.deadlines import Watch
 from lynx_engine.pool.remote import read_answer
-from lynx_engine.worker import POISONED, ClipDraft, WorkerSetup
+from lynx_engine.worker import POISONED
 
 
 class DeviceProcess(Protocol):

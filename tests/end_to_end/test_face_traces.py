@@ -17,13 +17,14 @@ from lynx_engine.identity.vault import Vault, open_vault
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.manifest.read import read_manifest
+from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
 from lynx_engine.planning import plan_renders
 from lynx_engine.pool import InProcessPool
 from lynx_engine.preflight import find_subject_faces
 from lynx_engine.provenance.store import read_log
+from lynx_engine.rendering import OnStage
 from lynx_engine.settings import Settings
 from lynx_engine.survey import gather_facts
-from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 from tests.faults.disk import CAMPAIGN, run_trial
 from tests.support.traces import (
     Needles,

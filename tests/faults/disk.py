@@ -20,11 +20,12 @@ from lynx_engine.campaign import open_campaign
 from lynx_engine.digest import digest_file
 from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
+from lynx_engine.orders import ClipDraft, RenderTask
 from lynx_engine.outcomes import CampaignSummary, Observer
 from lynx_engine.pool import Pool
 from lynx_engine.preflight import Preflight
+from lynx_engine.rendering import OnStage
 from lynx_engine.settings import Settings
-from lynx_engine.worker import ClipDraft, OnStage, RenderTask
 from tests.support.pools import ScriptedPool, Watcher
 
 CAMPAIGN = "trial"

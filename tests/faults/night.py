@@ -32,7 +32,7 @@ from lynx_engine.survey import gather_facts
 def take_away_the_rename() -> None:
     """Let the encoder write under the clip's final name."""
     from lynx_engine.campaign import Campaign as Mutated
-    from lynx_engine.worker import RenderTask
+    from lynx_engine.orders import RenderTask
 
     def render(self: Campaign, turn: object) -> object:
         job = turn.planned.job  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ import pytest
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import DamagedError, ErrorCode, ExitCode, LynxError, PausedError, RowError
 from lynx_engine.jobs import PlannedJob, RenderJob
+from lynx_engine.orders import ClipDraft, RenderTask
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.folding import Recovery, recover_log
 from lynx_engine.provenance.store import read_parts
@@ -27,7 +28,6 @@ from lynx_engine.publisher import Publisher
 from lynx_engine.results import Rendered
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
-from lynx_engine.worker import ClipDraft, RenderTask
 from tests.faults.disk import CAMPAIGN, Fault, HonestPool, clip_bytes, run_trial, watched
 from tests.faults.harness import FULL, ROOT, describe, size
 from tests.support.jobs import make_job, make_sleeper_job, plan_of

@@ -21,9 +21,9 @@ from lynx_engine.forgetting import find_kept, forget
 from lynx_engine.identity import vault as vault_module
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.identity.vault import Vault, open_vault
+from lynx_engine.orders import FaceRequest
 from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.settings import Settings
-from lynx_engine.worker import FaceRequest
 from tests.faults.disk import CAMPAIGN, CHANGES, HonestPool, Operation, run_trial, watched
 from tests.faults.harness import describe
 from tests.faults.power import ForgetfulDisk, World, nothing_unsafe

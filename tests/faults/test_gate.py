@@ -21,11 +21,11 @@ from lynx_engine import publisher
 from lynx_engine.digest import digest_bytes, digest_file
 from lynx_engine.gate import at_try
 from lynx_engine.jobs import PlannedJob
+from lynx_engine.orders import ClipDraft
 from lynx_engine.provenance.store import PreparedPart, read_parts
 from lynx_engine.publisher import Publisher
 from lynx_engine.results import Rendered, RenderResult
 from lynx_engine.settings import Settings
-from lynx_engine.worker import ClipDraft
 from tests.faults.disk import CAMPAIGN, HonestPool, clip_bytes, run_trial, watched
 from tests.faults.gated_night import ENDS, job_of, likenesses, plan_now
 from tests.faults.harness import ROOT, describe, size

@@ -21,12 +21,12 @@ from lynx_engine.digest import digest_file
 from lynx_engine.errors import ExitCode, LynxError
 from lynx_engine.jobs import PlannedJob
 from lynx_engine.lock import lock_campaign
+from lynx_engine.orders import ClipDraft
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.publisher import Publisher
 from lynx_engine.results import Rendered, RenderResult
 from lynx_engine.settings import Settings
-from lynx_engine.worker import ClipDraft
 from tests.faults.disk import CAMPAIGN, run_trial, watched
 from tests.faults.harness import describe, size
 from tests.faults.power import (

@@ -19,11 +19,11 @@ from lynx_engine.errors import ErrorCode, ExitCode, RowError
 from lynx_engine.gate import IdentityGate, reseed
 from lynx_engine.history import RetryFilter
 from lynx_engine.jobs import PlannedJob, RenderJob, RenderPlan
+from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import idle_summary
 from lynx_engine.provenance.store import read_log
 from lynx_engine.results import Likeness, RenderResult
 from lynx_engine.settings import Settings
-from lynx_engine.worker import RenderTask
 from tests.integration.test_campaign_rules import clips, kill, plan_again, raising, run
 from tests.support.jobs import make_job, planned
 from tests.support.pools import ScriptedPool

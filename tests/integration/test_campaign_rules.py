@@ -23,6 +23,7 @@ from lynx_engine.errors import DeviceLostError, ErrorCode, ExitCode, RowError
 from lynx_engine.history import Past, RetryFilter, sort_by_past, status_word
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan, Status
 from lynx_engine.lock import lock_campaign
+from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance.store import (
@@ -34,7 +35,6 @@ from lynx_engine.provenance.store import (
 )
 from lynx_engine.settings import Settings
 from lynx_engine.survey import intact_clips
-from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
 

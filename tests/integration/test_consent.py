@@ -28,13 +28,13 @@ from lynx_engine.identity.withdrawals import (
 )
 from lynx_engine.jobs import PlannedJob, RenderJob
 from lynx_engine.lock import lock_campaign
+from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.preflight import Preflight, face_keys
 from lynx_engine.provenance.environment import keyed_digest, make_workspace_key
 from lynx_engine.provenance.store import read_log
 from lynx_engine.results import Failed, Rendered, RenderResult
 from lynx_engine.settings import Settings, load_settings
-from lynx_engine.worker import RenderTask
 from tests.support.jobs import astronaut, make_job, plan_of
 from tests.support.pools import ScriptedPool, Watcher
 from tests.support.workspaces import COMMAND

@@ -22,6 +22,7 @@ from lynx_engine.digest import digest_file
 from lynx_engine.errors import ExitCode, PausedError, RefusedError
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.video import decode_clip, find_ffmpeg
+from lynx_engine.orders import ClipDraft
 from lynx_engine.pool import InProcessPool
 from lynx_engine.provenance.credentials import (
     PROBE,
@@ -33,7 +34,6 @@ from lynx_engine.provenance.credentials import (
 from lynx_engine.provenance.store import read_parts
 from lynx_engine.settings import Settings
 from lynx_engine.signing import ClipSigner
-from lynx_engine.worker import ClipDraft
 from tests.faults.disk import CAMPAIGN, HonestPool, run_trial
 from tests.support.jobs import make_job, make_sleeper_job, plan_of, planned
 from tests.support.signing import boxes, loaded, real_draft, signing_settings

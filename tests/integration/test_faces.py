@@ -23,11 +23,11 @@ from lynx_engine.identity.vault import open_vault
 from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.media.images import read_photo
+from lynx_engine.orders import FaceRequest
 from lynx_engine.planning import plan_renders
 from lynx_engine.preflight import Preflight, face_keys, find_subject_faces
 from lynx_engine.settings import Settings
 from lynx_engine.survey import gather_facts
-from lynx_engine.worker import FaceRequest
 from tests.faults.disk import run_trial
 from tests.faults.harness import ROOT
 from tests.support.jobs import astronaut, make_job, plan_of

@@ -19,12 +19,12 @@ from lynx_engine.campaign import open_campaign
 from lynx_engine.gate import IdentityGate
 from lynx_engine.jobs import RenderJob
 from lynx_engine.lock import lock_campaign
+from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.preflight import Preflight
 from lynx_engine.results import WithheldError
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.variants import REGISTRY, get_variant
-from lynx_engine.worker import RenderTask
 from tests.integration.test_campaign_gate import first_plan, scored
 from tests.support.classifiers import HERE
 from tests.support.jobs import make_job

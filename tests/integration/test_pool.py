@@ -27,13 +27,14 @@ from lynx_engine.errors import (
     RowError,
 )
 from lynx_engine.media.video import decode_clip
+from lynx_engine.orders import FaceRequest, RenderTask, WorkerSetup
 from lynx_engine.pool import InProcessPool, open_cluster_pool, open_pool
 from lynx_engine.pool.dask_pool import DevicePool
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.remote import leave_answer, read_answer
 from lynx_engine.pool.seats import Call
 from lynx_engine.settings import Settings
-from lynx_engine.worker import POISONED, FaceRequest, RenderTask, WorkerSetup
+from lynx_engine.worker import POISONED
 from tests.support.jobs import astronaut
 from tests.support.pools import ignore, sleeper_task
 from tests.support.renders import ASTRONAUT_LANDMARKS
@@ -318,7 +319,8 @@ def test_process_whose_device_is_poisoned_ends_itself(tmp_path: Path) -> None:
     """Torch raises AcceleratorError when the context is lost; no further row may meet it."""
     code = (
         "import torch\n"
-        "from lynx_engine.worker import DeviceWorker, setup_for\n"
+        "from lynx_engine.orders import setup_for\n"
+        "from lynx_engine.worker import DeviceWorker\n"
         "from lynx_engine.settings import Settings\n"
         "setup = setup_for(Settings(), 'cuda:0', 'cpu', expendable=True)\n"
         "with DeviceWorker(setup)._faults():\n"

@@ -20,12 +20,13 @@ import pytest
 
 from lynx_engine.errors import AbandonedError, ErrorCode, RowError
 from lynx_engine.media.video import find_ffmpeg
+from lynx_engine.orders import ClipDraft, RenderTask, WorkerSetup, setup_for
 from lynx_engine.pool import open_pool
 from lynx_engine.pool.dask_pool import DevicePool
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.seats import Call
 from lynx_engine.settings import Settings
-from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, WorkerSetup, setup_for
+from lynx_engine.worker import DeviceWorker
 from tests.support.jobs import make_sleeper_job
 from tests.support.pools import ignore, sleeper_task
 

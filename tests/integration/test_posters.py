@@ -18,12 +18,14 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.forgetting import find_kept, forget
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.poster import write_poster
+from lynx_engine.orders import ClipDraft, RenderTask, setup_for
 from lynx_engine.pool import InProcessPool
 from lynx_engine.publisher import Publisher
+from lynx_engine.rendering import OnStage
 from lynx_engine.results import Withheld
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
-from lynx_engine.worker import ClipDraft, DeviceWorker, OnStage, RenderTask
+from lynx_engine.worker import DeviceWorker
 from tests.faults.disk import CAMPAIGN, run_trial
 from tests.integration.test_campaign_gate import gated, likeness
 from tests.support.jobs import make_sleeper_job, plan_of, planned
@@ -203,7 +205,7 @@ def test_clean_removes_posters_whose_clip_is_gone_and_no_other(
 def test_worker_makes_the_poster_beside_the_draft_and_tells_what_it_marked(
     settings: Settings, tmp_path: Path
 ) -> None:
-    device = DeviceWorker(worker.setup_for(settings, "cpu", "cpu", expendable=False))
+    device = DeviceWorker(setup_for(settings, "cpu", "cpu", expendable=False))
     job = make_sleeper_job("", label="eu")
     draft = device.render(
         RenderTask(job, None, tmp_path / "a.mp4", tags={"title": "a"}), lambda *_: None
@@ -221,7 +223,7 @@ def test_encoder_that_loses_tags_fails_the_row_and_leaves_nothing(
 ) -> None:
     encode = worker.encode_clip
     monkeypatch.setattr(worker, "encode_clip", lambda *a: encode(*a[:3]))
-    device = DeviceWorker(worker.setup_for(settings, "cpu", "cpu", expendable=False))
+    device = DeviceWorker(setup_for(settings, "cpu", "cpu", expendable=False))
     place = tmp_path / "drafts"
     place.mkdir()
     task = RenderTask(make_sleeper_job(""), None, place / "a.mp4", tags={"title": "a name"})
@@ -244,7 +246,7 @@ def test_rendered_frames_are_labelled_anew_when_the_encoder_failed(
         encode(frames, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(worker, "encode_clip", fail_once)
-    device = DeviceWorker(worker.setup_for(settings, "cpu", "cpu", expendable=False))
+    device = DeviceWorker(setup_for(settings, "cpu", "cpu", expendable=False))
     task = RenderTask(make_sleeper_job("", label="cn"), None, tmp_path / "a.mp4")
     with pytest.raises(RowError):
         device.render(task, lambda *_: None)

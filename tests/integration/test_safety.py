@@ -19,6 +19,7 @@ from lynx_engine.history import Past, sort_by_past
 from lynx_engine.jobs import Reason, RenderJob, RenderPlan
 from lynx_engine.lock import lock_campaign
 from lynx_engine.media.video import ClipFormat, encode_clip, read_frames
+from lynx_engine.orders import RenderTask, setup_for
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.pool import InProcessPool, open_pool, remote
 from lynx_engine.pool.protocol import Pool
@@ -31,7 +32,7 @@ from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
 from lynx_engine.survey import intact_clips
 from lynx_engine.variants import REGISTRY, get_variant
-from lynx_engine.worker import DeviceWorker, RenderTask, setup_for
+from lynx_engine.worker import DeviceWorker
 from tests.support import classifiers
 from tests.support.jobs import make_sleeper_job, plan_of
 from tests.support.people import registering

@@ -31,13 +31,14 @@ from lynx_engine.likeness import SubjectLikeness
 from lynx_engine.lock import lock_campaign
 from lynx_engine.media import look
 from lynx_engine.media.video import ClipFormat, encode_clip, read_frames
+from lynx_engine.orders import ClipDraft, RenderTask, setup_for
 from lynx_engine.pool import InProcessPool
 from lynx_engine.preflight import Preflight, face_keys, find_subject_faces
 from lynx_engine.provenance.store import read_log
 from lynx_engine.results import Findings, Likeness
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
-from lynx_engine.worker import ClipDraft, DeviceWorker, RenderTask, setup_for
+from lynx_engine.worker import DeviceWorker
 from tests.support.faces import KINDS, face_frames, faces_registered
 from tests.support.jobs import make_job, plan_of
 from tests.support.pools import Watcher, ignore

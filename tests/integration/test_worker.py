@@ -12,10 +12,11 @@ import pytest
 
 from lynx_engine import sleeper, worker
 from lynx_engine.errors import ErrorCode, RowError
+from lynx_engine.orders import RenderTask, setup_for
 from lynx_engine.pool import InProcessPool
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
-from lynx_engine.worker import DeviceWorker, RenderTask, setup_for
+from lynx_engine.worker import DeviceWorker
 from tests.support.jobs import make_sleeper_job
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from lynx_engine.identity.embed import SubjectFace
 from lynx_engine.jobs import PlannedJob, RenderJob
+from lynx_engine.orders import ClipDraft, FaceRequest, RenderTask
+from lynx_engine.rendering import OnStage
 from lynx_engine.results import Findings, Likeness, RenderResult
-from lynx_engine.worker import ClipDraft, FaceRequest, OnStage, RenderTask
 from tests.support.jobs import make_sleeper_job, rendered
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.video import ClipFormat, check_clip, encode_clip
+from lynx_engine.orders import ClipDraft
 from lynx_engine.provenance.credentials import Credentials
 from lynx_engine.provenance.own_chain import make_own_chain
 from lynx_engine.settings import Settings
 from lynx_engine.sleeper import draw_pattern
-from lynx_engine.worker import ClipDraft
 from tests.support.jobs import rendered
 
 

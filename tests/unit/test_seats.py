@@ -11,11 +11,12 @@ from typing import Protocol
 
 import pytest
 
+from lynx_engine.orders import ClipDraft, setup_for
 from lynx_engine.pool.deadlines import Deadlines, Watch
 from lynx_engine.pool.remote import leave_answer
 from lynx_engine.pool.seats import Call, Seat
 from lynx_engine.settings import Settings
-from lynx_engine.worker import POISONED, ClipDraft, setup_for
+from lynx_engine.worker import POISONED
 from tests.support.jobs import make_job, rendered
 
 KILLED = "was killed by SIGKILL"

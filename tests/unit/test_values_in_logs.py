@@ -14,8 +14,8 @@ from lynx_engine.identity.found import FoundPhoto
 from lynx_engine.identity.quality import FaceMeasures
 from lynx_engine.identity.score import LikenessTarget
 from lynx_engine.manifest.values import Consent
+from lynx_engine.orders import FaceRequest, RenderTask
 from lynx_engine.planning import PhotoFacts
-from lynx_engine.worker import FaceRequest, RenderTask
 from tests.support.jobs import make_job
 
 NUMBER = 0.7654321
