@@ -14,6 +14,8 @@ LINES = 20
 CHARACTERS = 2000
 
 _READ_BYTES = 16_384
+_CRASH = "Fatal Python error:"  # as faulthandler begins
+_CRASH_CHARACTERS = 200
 _SECRET_NAMES = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH|_KEY$|^KEY$|APIKEY|COOKIE|PRIVATE|DSN",
     re.IGNORECASE,
@@ -27,12 +29,21 @@ _HIDDEN = "***"
 def last_lines(text: str) -> str:
     """Return the last 20 lines of a text, 2,000 characters of them at most.
 
+    Of a crash, the first line is what the interpreter calls it.
     What stands in an environment variable whose name speaks of a secret, and the name and password
     of an address, become `***`.
     """
     # Before it is cut: a secret that is cut through would not be known again.
     lines = _without_secrets(text[-_READ_BYTES:]).strip().splitlines()
-    return "\n".join(lines[-LINES:])[-CHARACTERS:]
+    kept = "\n".join(lines[-LINES:])[-CHARACTERS:]
+    # The stacks of all threads follow it, and their end alone does not say what happened.
+    crash = next((line for line in reversed(lines) if line.startswith(_CRASH)), "")[
+        :_CRASH_CHARACTERS
+    ]
+    if not crash or crash in kept:
+        return kept
+    lines = "\n".join(lines[1 - LINES :])
+    return f"{crash}\n{lines[len(crash) + 1 - CHARACTERS :]}"
 
 
 def last_lines_of(path: Path) -> str:

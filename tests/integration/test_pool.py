@@ -151,6 +151,8 @@ def test_row_whose_process_dies_is_told_how_and_the_next_one_finds_a_new_process
         died = time.monotonic()
         assert caught.value.code is ErrorCode.WORKER_DIED
         assert "last heard of in stage " in str(caught.value)
+        if fault == "segfault":
+            assert "Segmentation fault" in caught.value.stderr, "its own last words"
         assert died - started < QUICK["deadline_s"] + KILL_S
         again = pool.render("cpu", sleeper_task(tmp_path, "sleep=0.1", seed=2), ignore)
         assert time.monotonic() - died < 5 + 5, "replaced within 5 s, and the row itself"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_encoder_that_cannot_write_is_told_with_its_own_words(tmp_path: Path) ->
     with pytest.raises(RowError) as caught:
         encode_clip(moving_frames(), tmp_path / "no" / "folder.mp4", CLIP)
     assert caught.value.code is ErrorCode.ENCODER
+    kept = pickle.loads(pickle.dumps(caught.value))  # as it travels from a device process
+    assert "No such file or directory" in kept.stderr
     assert caught.value.transient
     assert "No such file or directory" in str(caught.value)
 
@@ -126,6 +129,14 @@ def test_full_disk_has_a_code_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught:
         encode_clip(moving_frames(), full, CLIP)
     assert caught.value.code is ErrorCode.DISK
+
+
+def test_version_of_the_encoder_is_what_it_tells() -> None:
+    told = subprocess.run(
+        [video.find_ffmpeg(), "-version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert video.ffmpeg_version()
+    assert told.startswith(f"ffmpeg version {video.ffmpeg_version()} ")
 
 
 def test_stuck_encoder_is_ended_at_its_time_limit(

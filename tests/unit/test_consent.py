@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_engine.consent import Standing, Withdrawal, Withdrawals, standing_of
+from lynx_engine.consent import Standing, Withdrawal, Withdrawals, consent_text, standing_of
 from lynx_engine.errors import RefusedError
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.manifest.read import read_manifest
@@ -159,3 +159,36 @@ def test_a_withdrawn_subject_is_refused_at_plan_under_every_setting(
     )
     assert "guest" not in {p.job.subject for p in planned.to_run}
     assert "guest took it back" in [problem.text for problem in planned.problems]
+
+
+def test_any_other_word_of_a_consent_is_another_consent() -> None:
+    one = subject(TODAY)
+    assert one.consent is not None
+    changes: list[Subject] = [
+        replace(one, name="guest"),
+        *(
+            replace(one, consent=replace(one.consent, **change))
+            for change in ({"basis": "x"}, {"scope": ""}, {"expires": None}, {"evidence": "x"})
+        ),
+    ]
+    texts = [consent_text(each) for each in (one, *changes)]
+    assert len(set(texts)) == len(texts)
+    assert consent_text(replace(one, where="moved.yaml:9")) == texts[0]
+    assert consent_text(subject(consent=False)) == ""
+
+
+def test_job_carries_the_consent_for_its_mark_and_shows_it_nowhere() -> None:
+    from lynx_engine.provenance.record import consent_id
+    from tests.support.jobs import make_job, record_of
+
+    text = consent_text(subject(TODAY))
+    job = make_job(consent_written=text, consent_expires=TODAY)
+    assert EVIDENCE not in repr(job)
+    record = record_of(job)
+    assert (record.consent_id, record.consent_expires) == (
+        consent_id(text, b"k" * 32),
+        "2026-11-22",
+    )
+    assert EVIDENCE not in repr(record)
+    assert consent_id(text, b"another key") != record.consent_id
+    assert record_of(make_job()).consent_id == ""

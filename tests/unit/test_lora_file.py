@@ -120,6 +120,24 @@ def test_differences_of_norms_in_public_distilled_loras_are_left_out_by_name(
     assert left_out(header) == sorted(list(extra)[:3])
 
 
+@pytest.mark.parametrize(
+    ("metadata", "licence"),
+    [
+        ({"modelspec.license": "CC-BY-4.0\n", "license": "other"}, "CC-BY-4.0"),
+        ({"license": "apache-2.0"}, "apache-2.0"),
+        ({"license": "x" * 999}, "x" * 200),
+        ({"modelspec.license": " "}, "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_licence_is_what_the_file_says_of_itself(
+    tmp_path: Path, metadata: dict[str, str] | None, licence: str
+) -> None:
+    path = write_lora(tmp_path / "a.st", factors([Q]))
+    save_file(load_file(path), path, metadata)
+    assert inspect_lora(path).licence == licence
+
+
 def test_a_kohya_file_that_lacks_a_layer_is_refused_as_the_loader_would(tmp_path: Path) -> None:
     layers = [name for name in BLOCK_LAYERS if name != "blocks.2.ffn.net.2"]
     path = write_lora(tmp_path / "a.st", factors(layers), naming="kohya", alpha=1)

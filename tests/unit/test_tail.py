@@ -18,6 +18,15 @@ def test_one_endless_line_is_cut_to_its_end() -> None:
     assert last_lines("x" * 1_000_000 + "end") == "x" * 1997 + "end"
 
 
+def test_name_of_a_crash_stays_before_the_end_of_its_long_dump() -> None:
+    dump = "\n".join(f"  File x, line {n} in f" + "y" * 120 for n in range(60))
+    told = last_lines(f"hello\nFatal Python error: Segmentation fault\n\n{dump}")
+    assert told.startswith("Fatal Python error: Segmentation fault\n")
+    assert told.endswith(dump[-1000:])
+    assert len(told) == 2000
+    assert len(told.splitlines()) <= 20
+
+
 def test_secrets_of_the_environment_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdef123456")
     monkeypatch.setenv("MY_PASSWORD", "hf_abc")  # a part of the other one
