@@ -51,12 +51,20 @@ class RetryFilter:
         rows: Manifest lines ("7"), or beginnings of job ids, 6 characters at least; empty means
             every row.
         since: Only rows whose latest attempt finished then or later; None means whenever.
+        damaged: File names of clips that are not what was recorded: missing, or with other bytes.
+            Their rows run again whatever `statuses` says, unless the clip was withheld since.
     """
 
     statuses: frozenset[str] = RETRYABLE
     codes: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
     since: datetime | None = None
+    damaged: frozenset[str] = frozenset()
+
+    def mends(self, job: RenderJob, past: PastResult) -> bool:
+        """Return whether `job` runs again because the clip it published is damaged."""
+        is_damaged = past.clip in self.damaged and past.status is not Status.WITHHELD
+        return is_damaged and self._names(job)
 
     def selects(self, job: RenderJob, past: PastResult) -> bool:
         """Return whether `job`, whose latest attempt is `past`, runs again; withheld, never."""
@@ -66,6 +74,9 @@ class RetryFilter:
             return False
         if self.since is not None and datetime.fromisoformat(past.finished_at) < self.since:
             return False
+        return self._names(job)
+
+    def _names(self, job: RenderJob) -> bool:
         line = job.where.rpartition(":")[2]
         return not self.rows or any(
             row == line or (len(row) >= 6 and job.job_id.startswith(row)) for row in self.rows
@@ -109,8 +120,12 @@ def sort_by_past(
     held: list[HeldJob] = []
     for job in jobs:
         attempt = past.by_job.get(job.job_id)
-        verdict = _judge(job, attempt, past.clips, predecessors)
-        if retry is not None and attempt is not None and retry.selects(job, attempt):
+        clips = past.clips
+        verdict = _judge(job, attempt, clips, predecessors)
+        if retry is not None and attempt is not None and retry.mends(job, attempt):
+            verdict = (Reason.DAMAGED, f"clip damaged: {attempt.clip} is not what was recorded")
+            clips -= {attempt.clip}
+        elif retry is not None and attempt is not None and retry.selects(job, attempt):
             verdict = (Reason.RETRY, f"retry: {_ending(job, attempt)}")
         elif retry is not None and isinstance(verdict, tuple):
             continue
@@ -125,7 +140,7 @@ def sort_by_past(
             charged = None if reason is Reason.RETRY else attempt
             deaths = 0 if charged is None else charged.deaths
             planned = PlannedJob(job, reason, why, number, deaths)
-            to_run.append(with_seeds(planned, attempt, past.clips))
+            to_run.append(with_seeds(planned, attempt, clips))
     return to_run, done, held
 
 
@@ -165,13 +180,17 @@ def without_finished(plan: RenderPlan, past: Past) -> RenderPlan:
     for planned in plan.to_run:
         job = planned.job
         latest = past.by_job.get(job.job_id)
-        if latest is not None and _is_finished(planned, latest, past.clips):
+        made = past.attempts.get(job.job_id, 0)
+        if planned.reason is Reason.DAMAGED and made < planned.attempt:
+            # A damaged clip is there, with the size that was recorded: nobody has mended it yet.
+            to_run.append(planned)
+        elif latest is not None and _is_finished(planned, latest, past.clips):
             finished.append(job)
             weak += [job] if latest.status is Status.LOW_IDENTITY else []
         elif latest is not None and latest.status is Status.WITHHELD:
             held.append(HeldJob(job, _WITHHELD, withheld=True))
         else:
-            numbered = replace(planned, attempt=past.attempts.get(job.job_id, 0) + 1)
+            numbered = replace(planned, attempt=made + 1)
             to_run.append(with_seeds(numbered, latest, past.clips))
     return replace(
         plan,

@@ -251,6 +251,7 @@ class Reason(StrEnum):
     NEW = "new"
     CHANGED = "changed"
     MISSING_CLIP = "missing clip"
+    DAMAGED = "damaged clip"
     UNCHECKED = "not checked"
     FAILED = "failed before"
     INTERRUPTED = "interrupted"

@@ -165,7 +165,8 @@ def load_settings(near: Path | None = None, **flags: object) -> Settings:
     Args:
         near: A file or folder, such as a manifest. The workspace is the nearest folder upward of
             it that holds a lynx.toml, else that of the current folder, else the current folder.
-        flags: Settings given on the command line; None counts as not given.
+        flags: Settings given on the command line; None counts as not given. A `workspace` among
+            them is taken as it is.
 
     Raises:
         RefusedError: If lynx.toml or a LYNX_* variable holds an unknown or impossible value.
@@ -174,6 +175,7 @@ def load_settings(near: Path | None = None, **flags: object) -> Settings:
     found = (find_workspace(start) for start in starts)
     workspace = next((path for path in found if path is not None), Path.cwd())
     given = {name: value for name, value in flags.items() if value is not None}
+    workspace = Path(str(given.pop("workspace", workspace)))
     try:
         return Settings(workspace=workspace, **given)  # pyright: ignore[reportArgumentType]  # checked by pydantic
     except tomllib.TOMLDecodeError as error:

@@ -33,6 +33,7 @@ from lynx_engine.cli import (
     status,
     subjects,
     variants,
+    verify,
 )
 from lynx_engine.errors import UNWRITABLE, ExitCode, LynxError, pause_for
 
@@ -58,6 +59,7 @@ for module in (
     show,
     log,
     report,
+    verify,
     compare,
     clean,
     forget,

@@ -25,6 +25,11 @@ def say(text: str = "") -> None:
     print(visible(text, keep_newlines=True), flush=True)
 
 
+def say_exactly(text: str) -> None:
+    """Print a file's text to stdout as it is: the caller made sure that it steers no terminal."""
+    print(text, end="", flush=True)
+
+
 def say_json(value: object) -> None:
     """Print one JSON document to stdout."""
     print(json.dumps(value, ensure_ascii=True, indent=2, default=str))

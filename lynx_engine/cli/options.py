@@ -24,6 +24,12 @@ OnlyOption = Annotated[
         help="Rows of one subject, prompt, variant or seed; repeat to widen or narrow.",
     ),
 ]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", metavar="DIR", help="Where the records are; else as settings find it."
+    ),
+]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="At most N rows.")
 ]

@@ -30,6 +30,20 @@ def settings_for(given: str | None) -> Settings:
     return load_settings(Path(given) if given and Path(given).exists() else None)
 
 
+def settings_of(workspace: Path) -> Settings:
+    """Return the settings of a workspace that was named.
+
+    Raises:
+        RefusedError: If it is no folder, or its settings are wrong.
+    """
+    from lynx_engine.settings import load_settings
+
+    if not workspace.is_dir():
+        text = "is no folder; name the one that holds lynx.toml or outputs/"
+        raise RefusedError([Problem(str(workspace), text)], outcome="nothing to show")
+    return load_settings(workspace=workspace)
+
+
 def campaign_named(given: str, settings: Settings, *, outcome: str = "nothing to show") -> str:
     """Return the campaign a person means by its name or by its manifest.
 

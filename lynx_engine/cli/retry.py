@@ -24,6 +24,8 @@ from lynx_engine.cli.options import (
 from lynx_engine.cli.render import RunOptions, render_manifest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lynx_engine.history import RetryFilter
 
 EXAMPLE = "Example: lynx-engine retry manifests/quickstart.yaml --code encoder --since 2h"
@@ -52,6 +54,14 @@ def command(
             help="Only rows that ended since: 45min, 2h, 3d, 2026-11-22, or 2026-11-22T18:30.",
         ),
     ] = None,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged",
+            help="Read every published clip, and render those that are missing or not what was "
+            "recorded; only these, unless --status is given, too.",
+        ),
+    ] = False,
     only: OnlyOption = None,
     limit: LimitOption = None,
     devices: DevicesOption = "auto",
@@ -62,8 +72,10 @@ def command(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Render failed, quarantined and low-identity rows again; withheld ones never."""
+    """Render failed, quarantined, low-identity or damaged rows again; withheld ones never."""
     retried = _filter_of(status or [], code or [], row or [], since)
+    if damaged:
+        retried = _with_damaged(retried, manifest, is_alone=not status)
     options = RunOptions(
         skip_bad_rows=False,
         devices=devices,
@@ -107,6 +119,20 @@ def _filter_of(
         rows=frozenset(rows),
         since=moment,
     )
+
+
+def _with_damaged(retried: RetryFilter, manifest: Path, *, is_alone: bool) -> RetryFilter:
+    """Return the filter with the clips of the manifest's campaign that are damaged."""
+    from dataclasses import replace
+
+    from lynx_engine.manifest.read import read_manifest
+    from lynx_engine.settings import load_settings
+    from lynx_engine.verification import damaged_clips
+
+    campaign = read_manifest(manifest, lenient=True).campaign
+    clips = damaged_clips(campaign, load_settings(manifest))
+    statuses = frozenset[str]() if is_alone else retried.statuses
+    return replace(retried, statuses=statuses, damaged=clips)
 
 
 def read_moment(text: str, now: datetime) -> datetime | str:
