@@ -136,12 +136,23 @@ def test_damaged_log_is_named_and_the_printed_lines_mend_it(studio: Workspace) -
     (campaign,) = told["campaigns"]
     assert [(d["fault"], Path(d["path"]).name) for d in campaign["damage"]] == [("log", log.name)]
     assert len(campaign["strays"]) == CLIPS, "what no readable record names is named, too"
-    take_out, render_it, *words = told["mend"]
-    assert render_it == "lynx-engine render MANIFEST"
-    assert words[0].startswith("# MANIFEST stands for")
-    run_lines(studio, [take_out, render_it.replace("MANIFEST", "'my trial.yaml'")])
+    take_out, render_it = told["mend"]
+    assert Path(shlex.split(render_it)[2]).samefile(studio.folder / "my trial.yaml")
+    run_lines(studio, [take_out, render_it])
     done = run(studio, "verify", "--deep")
     assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_line_that_mends_a_log_nobody_can_read_names_no_manifest_of_another_campaign(
+    studio: Workspace,
+) -> None:
+    text = (studio.folder / "my trial.yaml").read_text()
+    (studio.folder / "my trial.yaml").write_text(text.replace("trial", "another"))
+    (studio.folder / "broken.yaml").write_text("campaign: [trial")
+    flip(studio.parts("trial")[0])
+    _, render_it, *words = damage_of(studio)["mend"]
+    assert render_it == "lynx-engine render MANIFEST"
+    assert words[0].startswith("# MANIFEST stands for")
 
 
 def test_whole_parts_beside_a_damaged_one_go_on_being_verified(studio: Workspace) -> None:
@@ -172,6 +183,8 @@ def test_clip_that_no_row_asks_for_any_more_is_told_with_its_manifest(studio: Wo
     done = run(studio, "verify")
     assert done.exit_code == 0, "deleted for a reason is no damage"
     assert "gone; its row is not in the manifest any more" in done.stderr
+    # Nor is it counted, or drawn to be rendered again.
+    assert done.stdout.startswith(f"trial: {CLIPS - 1} clips")
 
 
 def test_stray_clip_is_named_and_is_no_damage(studio: Workspace) -> None:
