@@ -141,20 +141,30 @@ class _Asked:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ids: dict[tuple[str, str], frozenset[str] | None] = {}
+        self._found: dict[Path, str] | None = None
 
     def manifest_of(self, record: Record) -> Path | None:
-        """Return the manifest that a record's row stands in, None if it is not there any more."""
+        """Return the manifest that a record's row stands in, None if nobody finds it any more.
+
+        The record tells its path as it was given, in whatever folder that was; a manifest that
+        lies elsewhere counts if it asks for the very row.
+        """
         written = Path(str(record["where"]).rpartition(":")[0])
         for path in (written, self._settings.workspace / written):
             if path.is_file() and self._asked_in(path, str(record["campaign"])) is not None:
+                return path
+        for path in self.manifests_with(str(record["campaign"])):
+            if record["job_id"] in (self._asked_in(path, str(record["campaign"])) or ()):
                 return path
         return None
 
     def manifests_with(self, campaign: str) -> list[Path]:
         """Return the manifests of a campaign among those that lie where manifests usually do."""
-        workspace = self._settings.workspace
-        files = (file for place in ("manifests", ".") for file in (workspace / place).glob("*"))
-        return [file for file in sorted(files) if _campaign_in(file) == campaign]
+        if self._found is None:
+            workspace = self._settings.workspace
+            files = [*(workspace / "manifests").glob("*"), *workspace.glob("*")]
+            self._found = {file: _campaign_in(file) for file in sorted(files)}
+        return [file for file, named in self._found.items() if named == campaign]
 
     def is_asked(self, record: Record) -> bool:
         """Return whether a row is asked for; where nobody can tell, it is."""
