@@ -45,9 +45,10 @@ def report_after_run(campaign: str, settings: Settings) -> Path | None:
 
 
 def report_if_missing(campaign: str, settings: Settings) -> Path | None:
-    """Write the report of a campaign of which nothing ran, if it has a log and no page.
+    """Write the report of a campaign of which nothing ran, if it has a log and no page as new.
 
-    A page that is there is not read and not written: resuming a finished campaign is quick.
+    An older page is what a run leaves that was killed before it wrote one. One that is as new is
+    neither read nor written: resuming a finished campaign is quick.
 
     Returns:
         The page; None where there is none.
@@ -55,6 +56,8 @@ def report_if_missing(campaign: str, settings: Settings) -> Path | None:
     from lynx_engine.provenance.store import FOLDER
 
     page = report_path(campaign, settings)
-    if not settings.report or not (page.parent / FOLDER).is_dir():
+    log = page.parent / FOLDER
+    if not settings.report or not log.is_dir():
         return None
-    return page if page.is_file() else report_after_run(campaign, settings)
+    is_whole = page.is_file() and page.stat().st_mtime_ns >= log.stat().st_mtime_ns
+    return page if is_whole else report_after_run(campaign, settings)

@@ -185,7 +185,11 @@ def forget(kept: Kept, settings: Settings) -> Kept:
         try:
             # Taking it mends the log, and removes the drafts of killed runs.
             with lock_campaign(settings.campaign_dir(campaign)):
-                _remove(_clips_of(campaign, kept.subjects, settings, _read_logs(settings)))
+                logs = _read_logs(settings)
+                for _ in range(
+                    2
+                ):  # a report, which takes no lock, may have made a poster meanwhile
+                    _remove(_clips_of(campaign, kept.subjects, settings, logs))
         except LockedError:
             running.add(campaign)
             left[campaign] = clips
@@ -331,10 +335,16 @@ def _clips_of(
         return ()
     folder = settings.campaign_dir(campaign)
     names = sorted({str(name) for name in rows["clip"] if name})
+    posters = folder / POSTERS_FOLDER
     files = (
         file
         for name in names
-        for file in (folder / CLIPS_FOLDER / name, folder / POSTERS_FOLDER / poster_name(name))
+        for file in (
+            folder / CLIPS_FOLDER / name,
+            posters / poster_name(name),
+            # Half posters of a report that was killed; names hold no sign that glob knows.
+            *sorted(posters.glob(f".{poster_name(name)}.*")),
+        )
     )
     return tuple(file for file in files if file.is_file())
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lynx_engine.errors import LynxError
 from lynx_engine.identity.withdrawals import read_withdrawals
-from lynx_engine.manifest.read import read_manifest
+from lynx_engine.manifest.read import SUFFIXES, read_manifest
 from lynx_engine.planning import plan_renders
 from lynx_engine.provenance.files import INDEX
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
@@ -35,7 +35,7 @@ def without_deleted(state: CampaignState, settings: Settings) -> CampaignState:
     """Return a state without the clips that somebody deleted, and nobody asks for any more.
 
     Those of a subject who withdrew consent, and those whose row is no longer in the manifest, are
-    gone for a reason: they become remarks.
+    gone for a reason: they become remarks, and are no longer among its clips.
 
     Raises:
         DamagedError: If the register of withdrawals is damaged.
@@ -59,8 +59,14 @@ def without_deleted(state: CampaignState, settings: Settings) -> CampaignState:
                 f"{damage.path}: gone; its row is not in the manifest any more. `lynx-engine show "
                 f"{record['job_id'][:12]} --manifest` writes what makes it again."
             )
-    left = tuple(damage for damage in state.damage if id(damage) not in remarks)
-    return replace(state, damage=left, remarks=(*state.remarks, *remarks.values()))
+    gone = {str(missing[number][1]["clip"]) for number in remarks}
+    clips = {name: kept for name, kept in state.inventory.clips.items() if name not in gone}
+    return replace(
+        state,
+        inventory=replace(state.inventory, clips=clips),
+        damage=tuple(damage for damage in state.damage if id(damage) not in remarks),
+        remarks=(*state.remarks, *remarks.values()),
+    )
 
 
 def mending_lines(states: Sequence[CampaignState], settings: Settings) -> list[str]:
@@ -105,7 +111,8 @@ def _log_lines(state: CampaignState, asked: _Asked) -> Iterator[str]:
     manifests = dict.fromkeys(
         asked.manifest_of(record) for record in state.inventory.clips.values()
     )
-    for manifest in manifests or {None: None}:
+    # A campaign that ended has one file of log: where that is damaged, no record tells a manifest.
+    for manifest in manifests or asked.manifests_with(state.inventory.campaign) or [None]:
         yield f"lynx-engine render {_quoted(manifest)}"
 
 
@@ -134,14 +141,30 @@ class _Asked:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ids: dict[tuple[str, str], frozenset[str] | None] = {}
+        self._found: dict[Path, str] | None = None
 
     def manifest_of(self, record: Record) -> Path | None:
-        """Return the manifest that a record's row stands in, None if it is not there any more."""
+        """Return the manifest that a record's row stands in, None if nobody finds it any more.
+
+        The record tells its path as it was given, in whatever folder that was; a manifest that
+        lies elsewhere counts if it asks for the very row.
+        """
         written = Path(str(record["where"]).rpartition(":")[0])
         for path in (written, self._settings.workspace / written):
             if path.is_file() and self._asked_in(path, str(record["campaign"])) is not None:
                 return path
+        for path in self.manifests_with(str(record["campaign"])):
+            if record["job_id"] in (self._asked_in(path, str(record["campaign"])) or ()):
+                return path
         return None
+
+    def manifests_with(self, campaign: str) -> list[Path]:
+        """Return the manifests of a campaign among those that lie where manifests usually do."""
+        if self._found is None:
+            workspace = self._settings.workspace
+            files = [*(workspace / "manifests").glob("*"), *workspace.glob("*")]
+            self._found = {file: _campaign_in(file) for file in sorted(files)}
+        return [file for file, named in self._found.items() if named == campaign]
 
     def is_asked(self, record: Record) -> bool:
         """Return whether a row is asked for; where nobody can tell, it is."""
@@ -171,3 +194,13 @@ class _Asked:
             return frozenset()
         jobs = (*(p.job for p in plan.to_run), *plan.done, *(h.job for h in plan.held))
         return frozenset(job.job_id for job in jobs)
+
+
+def _campaign_in(file: Path) -> str:
+    """Return the campaign that a manifest names, "" for a file that is none."""
+    if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        return ""
+    try:
+        return read_manifest(file, lenient=True).campaign
+    except (LynxError, OSError):
+        return ""

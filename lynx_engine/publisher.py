@@ -6,6 +6,7 @@ between leaves a clip whose record the next run finds and puts in place. It deci
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -23,7 +24,7 @@ from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
 from lynx_engine.provenance.store import prepare_part, sync_folder, write_part
 from lynx_engine.results import Failed, Interrupted, Rendered, RenderResult, Withheld
 from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
-from lynx_engine.tail import last_lines
+from lynx_engine.tail import last_lines, without_secrets
 
 if TYPE_CHECKING:
     from lynx_engine.orders import ClipDraft
@@ -92,6 +93,9 @@ class Publisher:
             try:
                 sync_folder(self._log)
                 draft.path.chmod(self._mode)
+                # Before the clip: killed in between, no picture of another try stands beside it.
+                with contextlib.suppress(OSError):
+                    self._remove_poster(result.clip)
                 draft.path.replace(self._clips / result.clip)
             except BaseException:
                 part.discard()
@@ -163,35 +167,43 @@ class Publisher:
             self._count()
 
     def _place_poster(self, clip: str, draft: ClipDraft) -> None:
-        """Put a clip's poster in its place, or at least take away that of the clip before it.
+        """Put a clip's poster in its place.
 
         It can be done without: the clip and its record are in place already.
         """
-        place = self._posters / poster_name(clip)
+        if draft.poster is None:
+            return
         try:
-            if draft.poster is None:
-                place.unlink(missing_ok=True)
-                return
             self._posters.mkdir(exist_ok=True)
             draft.poster.chmod(self._mode)
-            draft.poster.replace(place)
+            draft.poster.replace(self._posters / poster_name(clip))
         except OSError as error:
             logger.warning("no poster of %s: %s", clip, error)
 
+    def _remove_poster(self, clip: str) -> None:
+        """Take a clip's poster away for good, if there is one."""
+        try:
+            (self._posters / poster_name(clip)).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        sync_folder(self._posters)
+
     def _unpublish(self, clip: str) -> None:
         # The poster first: a clip that is still there is found, and removed, by the next attempt.
-        (self._posters / poster_name(clip)).unlink(missing_ok=True)
+        self._remove_poster(clip)
         path = self._clips / clip
         if path.exists():
             path.unlink()
             sync_folder(self._clips)
+            # Once more: a report, which takes no lock, may have made one of it meanwhile.
+            self._remove_poster(clip)
             logger.warning("removed %s: it was made from the same request", clip)
 
     def keep_bug(self, planned: PlannedJob, error: Exception) -> Failed:
         """Write a bug's traceback beside the log; return what the row's failure is called."""
         path = self._folder / f"traceback-{planned.job.job_id[:12]}-a{planned.attempt}.txt"
-        words = "".join(traceback.format_exception(error))
-        told = f"unexpected {type(error).__name__}: {error}."
+        words = without_secrets("".join(traceback.format_exception(error)))
+        told = without_secrets(f"unexpected {type(error).__name__}: {error}.")
         try:
             path.write_text(words, encoding="utf-8")
         except OSError:

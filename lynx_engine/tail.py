@@ -34,7 +34,7 @@ def last_lines(text: str) -> str:
     of an address, become `***`.
     """
     # Before it is cut: a secret that is cut through would not be known again.
-    lines = _without_secrets(text[-_READ_BYTES:]).strip().splitlines()
+    lines = without_secrets(text[-_READ_BYTES:]).strip().splitlines()
     kept = "\n".join(lines[-LINES:])[-CHARACTERS:]
     # The stacks of all threads follow it, and their end alone does not say what happened.
     crash = next((line for line in reversed(lines) if line.startswith(_CRASH)), "")[
@@ -57,7 +57,8 @@ def last_lines_of(path: Path) -> str:
         return ""
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """Return a text in which `***` stands for secrets, as `last_lines` knows them."""
     values = {
         value
         for name, value in os.environ.items()

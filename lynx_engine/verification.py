@@ -172,19 +172,21 @@ def take_inventory(campaign: str, settings: Settings, part: Part | None = None) 
     """
     part = part or Part()
     folder = settings.campaign_dir(campaign)
+    # Before the log, as a campaign that renders publishes meanwhile.
+    present = sorted(_files_in(folder / CLIPS_FOLDER))
     log, files, problems = readable_records(folder / LOG_FOLDER)
     published = published_records(log)
+    strays = [path for path in present if path.name not in published and part.holds(path.name)]
+    if strays:  # a clip has its name a moment before its record
+        named = published_records(readable_records(folder / LOG_FOLDER)[0])
+        strays = [path for path in strays if path.name not in named and path.exists()]
     return Inventory(
         campaign=campaign,
         folder=folder,
         log_files=files,
         records=log.height,
         clips={name: r for name, r in sorted(published.items()) if part.holds(r["job_id"])},
-        strays=tuple(
-            path
-            for path in sorted(_files_in(folder / CLIPS_FOLDER))
-            if path.name not in published and part.holds(path.name)
-        ),
+        strays=tuple(strays),
         damage=tuple(Damage(campaign, Fault.LOG, p.where, p.text) for p in problems),
     )
 

@@ -132,12 +132,13 @@ def _report_bug(error: Exception) -> None:
     import traceback
 
     from lynx_engine.cli.console import note
+    from lynx_engine.tail import without_secrets
 
     with tempfile.NamedTemporaryFile(
         "w", prefix="lynx-engine-", suffix=".traceback.txt", delete=False, encoding="utf-8"
     ) as file:
-        file.writelines(traceback.format_exception(error))
+        file.write(without_secrets("".join(traceback.format_exception(error))))
     note(
-        f"A bug in lynx-engine: {type(error).__name__}: {error}\n"
+        f"A bug in lynx-engine: {type(error).__name__}: {without_secrets(str(error))}\n"
         f"Nothing that was finished is lost. Please report it with {file.name}."
     )

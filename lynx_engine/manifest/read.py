@@ -13,6 +13,7 @@ from lynx_engine.manifest.values import Manifest
 from lynx_engine.manifest.yaml_manifest import read_yaml
 
 _READERS = {".yaml": read_yaml, ".yml": read_yaml, ".csv": read_table, ".jsonl": read_table}
+SUFFIXES = frozenset(_READERS)
 
 
 def read_manifest(path: Path | str, *, lenient: bool = False) -> Manifest:

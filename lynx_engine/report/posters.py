@@ -52,14 +52,31 @@ def make_posters(folder: Path, clips: Sequence[str]) -> frozenset[str]:
 
 
 def _make(clip: Path, poster: Path) -> str:
-    """Return the poster's name, "" if it cannot be made."""
+    """Return the poster's name, "" if it cannot be made.
+
+    A report takes no lock: whoever removed or replaced the clip meanwhile has seen to its poster
+    already, so that the one made here goes again.
+    """
     temp = poster.with_name(f".{poster.name}.{secrets.token_hex(8)}.draft")
     try:
+        before = _identity_of(clip)
         write_poster(read_frames(clip), temp)
         write_durably(poster, temp.read_bytes())
+        if _identity_of(clip) != before:
+            poster.unlink(missing_ok=True)
+            return ""
     except (RowError, OSError) as error:
         logger.warning("no poster of %s: %s", clip.name, error)
         return ""
     finally:
         remove_temp(temp)
     return poster.name
+
+
+def _identity_of(clip: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of its name, None if there is none."""
+    try:
+        found = clip.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -129,6 +129,20 @@ def test_unexpected_exception_keeps_its_traceback_and_exits_3(tmp_path: Path) ->
     assert str(traceback) in summary.failures[THREE[0].clip_name]
 
 
+def test_secret_in_a_bugs_words_reaches_neither_log_nor_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdef123456")
+    bug = ZeroDivisionError("asked https://me:pass@host with hf_abcdef123456")
+    summary = run(tmp_path, ScriptedPool({1: raising(bug)}), plan_of(*THREE))
+    (told,) = summary.failures.values()
+    assert "asked https://***@host with ***" in told
+    (traceback,) = (tmp_path / "outputs/trial").glob("traceback-*.txt")
+    assert "ZeroDivisionError: asked https://***@host with ***" in traceback.read_text()
+    for file in (tmp_path / "outputs/trial").rglob("*"):
+        assert file.is_dir() or b"hf_abcdef" not in file.read_bytes(), file
+
+
 @pytest.mark.parametrize(
     "error",
     [

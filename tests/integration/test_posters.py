@@ -18,10 +18,12 @@ from lynx_engine.errors import ErrorCode, RowError
 from lynx_engine.forgetting import find_kept, forget
 from lynx_engine.jobs import RenderJob
 from lynx_engine.media.poster import write_poster
+from lynx_engine.media.video import read_frames
 from lynx_engine.orders import ClipDraft, RenderTask, setup_for
 from lynx_engine.pool import InProcessPool
 from lynx_engine.publisher import Publisher
 from lynx_engine.rendering import OnStage
+from lynx_engine.report import posters
 from lynx_engine.results import Withheld
 from lynx_engine.settings import Settings
 from lynx_engine.shapes import FrameSize
@@ -142,6 +144,58 @@ def test_better_try_replaces_the_poster_and_one_that_is_set_aside_leaves_none(
     (poster,) = (folder / "posters").iterdir()
     assert poster.read_bytes() == made[shown]
     assert list((folder / ".drafts").iterdir()) == []
+
+
+def test_run_killed_between_a_better_clip_and_its_poster_leaves_none_of_the_other_try(
+    settings: Settings,
+) -> None:
+    job = replace(gated(1), variant="sleeper", prompt="", frames=5, size=FrameSize(32, 32))
+    pool = _Scored(settings, 0.1, 0.3, 0.2)
+    folder = settings.campaign_dir(CAMPAIGN)
+    left = ""
+    with pytest.MonkeyPatch.context() as patch:
+        place = Publisher._place_poster  # pyright: ignore[reportPrivateUsage]
+
+        def killed(self: Publisher, clip: str, draft: ClipDraft) -> None:
+            nonlocal left
+            if names(folder / "posters"):
+                left = "a poster of the try before"
+            place(self, clip, draft)
+
+        patch.setattr(Publisher, "_place_poster", killed)
+        render(settings, job, pool=pool)
+    assert len(names(folder / "clips")) == 1
+    assert left == ""
+
+
+def test_half_poster_of_a_killed_report_goes_with_its_clip(settings: Settings) -> None:
+    job = make_sleeper_job("", seed=1, subject="host")
+    folder = render(settings, job)
+    for end in ("0123.draft", "4567.tmp"):
+        (folder / "posters" / f".{job.clip_name[:-4]}.jpg.{end}").write_bytes(b"a face")
+    assert forget(find_kept(["host"], settings, with_clips=True), settings).sizes == {}
+    assert list((folder / "posters").iterdir()) == []
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_report_that_is_overtaken_leaves_no_poster_of_a_clip_that_is_gone_or_another(
+    settings: Settings, removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_sleeper_job("", seed=1)
+    folder = render(settings, job)
+    clip, poster = (next((folder / place).iterdir()) for place in ("clips", "posters"))
+    poster.unlink()
+
+    def overtaken(path: Path) -> np.ndarray:
+        frames = read_frames(path)
+        other = clip.with_suffix(".new")
+        other.write_bytes(clip.read_bytes())
+        path.unlink() if removed else other.replace(path)
+        return frames
+
+    monkeypatch.setattr(posters, "read_frames", overtaken)
+    assert posters.make_posters(folder, [job.clip_name]) == frozenset()
+    assert list((folder / "posters").iterdir()) == []
 
 
 def test_clip_that_is_withheld_later_takes_its_poster_with_it(settings: Settings) -> None:

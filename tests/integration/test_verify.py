@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
 from flows.run import render
+from lynx_engine import verification
 from lynx_engine.cli.app import app
 from lynx_engine.digest import digest_file
+from lynx_engine.errors import Problem
+from lynx_engine.provenance.published import readable_records
 from lynx_engine.provenance.store import read_log
 from lynx_engine.rerendering import Outcome, draw, render_again
 from lynx_engine.settings import Settings
@@ -136,12 +140,35 @@ def test_damaged_log_is_named_and_the_printed_lines_mend_it(studio: Workspace) -
     (campaign,) = told["campaigns"]
     assert [(d["fault"], Path(d["path"]).name) for d in campaign["damage"]] == [("log", log.name)]
     assert len(campaign["strays"]) == CLIPS, "what no readable record names is named, too"
-    take_out, render_it, *words = told["mend"]
-    assert render_it == "lynx-engine render MANIFEST"
-    assert words[0].startswith("# MANIFEST stands for")
-    run_lines(studio, [take_out, render_it.replace("MANIFEST", "'my trial.yaml'")])
+    take_out, render_it = told["mend"]
+    assert Path(shlex.split(render_it)[2]).samefile(studio.folder / "my trial.yaml")
+    run_lines(studio, [take_out, render_it])
     done = run(studio, "verify", "--deep")
     assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_line_that_mends_a_log_nobody_can_read_names_no_manifest_of_another_campaign(
+    studio: Workspace,
+) -> None:
+    text = (studio.folder / "my trial.yaml").read_text()
+    (studio.folder / "my trial.yaml").write_text(text.replace("trial", "another"))
+    (studio.folder / "broken.yaml").write_text("campaign: [trial")
+    flip(studio.parts("trial")[0])
+    _, render_it, *words = damage_of(studio)["mend"]
+    assert render_it == "lynx-engine render MANIFEST"
+    assert words[0].startswith("# MANIFEST stands for")
+
+
+def test_manifest_that_lies_elsewhere_now_is_named_if_it_asks_for_the_row(
+    studio: Workspace,
+) -> None:
+    path, folder = studio.folder / "my trial.yaml", studio.folder / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(path.read_text().replace("seed", "steps: 7, seed"))
+    moved = path.rename(folder / "b.yaml")
+    flip(studio.clips("trial")[0])
+    (line,) = damage_of(studio)["mend"]
+    assert shlex.split(line) == ["lynx-engine", "retry", str(moved), "--damaged"]
 
 
 def test_whole_parts_beside_a_damaged_one_go_on_being_verified(studio: Workspace) -> None:
@@ -172,6 +199,8 @@ def test_clip_that_no_row_asks_for_any_more_is_told_with_its_manifest(studio: Wo
     done = run(studio, "verify")
     assert done.exit_code == 0, "deleted for a reason is no damage"
     assert "gone; its row is not in the manifest any more" in done.stderr
+    # Nor is it counted, or drawn to be rendered again.
+    assert done.stdout.startswith(f"trial: {CLIPS - 1} clips")
 
 
 def test_stray_clip_is_named_and_is_no_damage(studio: Workspace) -> None:
@@ -180,6 +209,22 @@ def test_stray_clip_is_named_and_is_no_damage(studio: Workspace) -> None:
     done = run(studio, "verify")
     assert done.exit_code == 0
     assert f"{stray.name}: no record names it." in done.stderr
+
+
+def test_clip_that_a_run_publishes_meanwhile_is_no_stray(
+    studio: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is read while the last clip has its name already, and its record not yet."""
+    newest = studio.clips("trial")[-1].name
+    reads: list[int] = []
+
+    def behind(folder: Path) -> tuple[pl.DataFrame, int, tuple[Problem, ...]]:
+        reads.append(1)
+        log, files, problems = readable_records(folder)
+        return log.filter(pl.col("clip") != newest) if len(reads) == 1 else log, files, problems
+
+    monkeypatch.setattr(verification, "readable_records", behind)
+    assert take_inventory("trial", settings_of(studio)).strays == ()
 
 
 def test_parts_of_a_campaign_are_disjoint_and_complete(studio: Workspace) -> None:

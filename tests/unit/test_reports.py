@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from flows.artifacts import as_text
-from flows.reports import report_after_run
+from flows.reports import report_after_run, report_if_missing
 from lynx_engine.report import html
 from lynx_engine.settings import Settings
 from tests.support.logs import HOSTILE
@@ -47,6 +48,22 @@ def test_damaged_log_is_a_warning_that_names_the_file(
     part.touch()
     assert report_after_run("trial", Settings(workspace=tmp_path)) is None
     assert str(part) in caplog.text
+
+
+def test_page_that_a_killed_run_left_behind_its_log_is_written_anew_and_no_other(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(workspace=tmp_path)
+    log = tmp_path / "outputs/trial/provenance"
+    log.mkdir(parents=True)
+    page = report_if_missing("trial", settings)
+    assert page is not None
+    page.write_text("as it was")
+    assert report_if_missing("trial", settings) == page
+    assert page.read_text() == "as it was"
+    os.utime(page, (1, 1))
+    assert report_if_missing("trial", settings) == page
+    assert page.read_text() != "as it was"
 
 
 @pytest.mark.parametrize("text", HOSTILE[:50])
