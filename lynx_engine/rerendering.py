@@ -1,16 +1,19 @@
 """Renders recorded clips again, from their records alone, and compares the decoded frames.
 
-It renders in a workspace of its own that is gone afterwards. Whether frames must be equal is
-decided by the conditions that both records tell: under equal ones another picture is damage, under
-others it is told, with how far it is away.
+It renders in a workspace of its own, in the state folder, that is gone afterwards. Whether frames
+must be equal is decided by the conditions that both records tell: under equal ones another picture
+is damage, under others it is told, with how far it is away.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from lynx_engine.settings import Settings
 
 CAMPAIGN = "rendered-again"
+SCRATCH = "rendered-again-"
+"""How the names of its folders in the state folder begin; `clean` removes those of dead runs."""
 
 Render = Callable[..., object]
 """`flows.run.render`: takes a plan, and settings by keyword."""
@@ -125,8 +130,8 @@ def render_again(
         for again in remakes
         if again.job is not None and not again.refusals
     }
-    with tempfile.TemporaryDirectory(prefix="lynx-again-") as folder:
-        elsewhere = _elsewhere(settings, Path(folder))
+    with _scratch(settings.state_dir) as folder:
+        elsewhere = _elsewhere(settings, folder)
         planned = [PlannedJob(job, Reason.NEW, "to compare", 1) for job in jobs.values()]
         plan = RenderPlan(CAMPAIGN, tuple(in_running_order(planned)), (), ())
         if planned:
@@ -134,6 +139,39 @@ def render_again(
         log = read_log(CAMPAIGN, settings=elsewhere)
         made = {record["job_id"]: record for record in log.iter_rows(named=True)}
         return [_compared(again, made, settings, elsewhere) for again in remakes]
+
+
+@contextmanager
+def _scratch(state_dir: Path) -> Generator[Path]:
+    """Give a folder that its owner alone may read; it is held, so that `clean` passes over it."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=state_dir) as name, _held(Path(name)):
+        yield Path(name).resolve()
+
+
+def dead_scratch(state_dir: Path) -> Iterator[Path]:
+    """Give the folders whose run is dead."""
+    for folder in sorted(state_dir.glob(f"{SCRATCH}*")):
+        try:
+            with _held(folder):
+                yield folder
+        except BlockingIOError:
+            continue
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[None]:
+    """Hold a folder's lock, which the system frees when its holder dies.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _elsewhere(settings: Settings, folder: Path) -> Settings:

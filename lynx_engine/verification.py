@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lynx_engine.digest import digest_file
-from lynx_engine.errors import Problem, RowError
+from lynx_engine.errors import Problem, RefusedError, RowError
 from lynx_engine.media.video import decode_clip
 from lynx_engine.provenance.published import published_records, readable_records
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
@@ -215,10 +215,8 @@ def verify(
 
     Returns:
         A state for each inventory, in their order.
-
-    Raises:
-        RefusedError: If the settings of credentials are wrong.
     """
+    settings, untrusting = _with_roots(settings)
     found: dict[tuple[str, str], Finding] = {}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         look = partial(look_at_clip, settings=settings, deep=deep)
@@ -238,10 +236,35 @@ def verify(
             CampaignState(
                 inventory,
                 (*inventory.damage, *(f.damage for f in findings.values() if f.damage)),
-                tuple(f.remark for f in findings.values() if f.remark),
+                (
+                    *(f.remark for f in findings.values() if f.remark),
+                    *([untrusting] if untrusting and _has_signed(inventory) else []),
+                ),
             )
         )
     return tuple(states)
+
+
+def _with_roots(settings: Settings) -> tuple[Settings, str]:
+    """Return settings by which credentials can be read, and what is wrong with the given ones.
+
+    Without roots nobody is known as signer; all else of a clip is checked as ever.
+    """
+    if settings.credentials is None:
+        return settings, ""
+    from lynx_engine.provenance.certificates import read_roots
+
+    try:
+        read_roots(settings.workspace / settings.credentials)
+    except RefusedError as error:
+        why = "; ".join(str(problem) for problem in error.problems)
+        told = f"nobody is trusted as signer, as the roots cannot be read: {why}"
+        return settings.model_copy(update={"credentials": None}), told
+    return settings, ""
+
+
+def _has_signed(inventory: Inventory) -> bool:
+    return any(record["credential"] for record in inventory.clips.values())
 
 
 def _looked_at_again(
@@ -266,7 +289,7 @@ def look_at_clip(inventory: Inventory, name: str, *, settings: Settings, deep: b
     """Hold one clip against its record; the first thing that is wrong is told.
 
     Raises:
-        RefusedError: If the settings of credentials are wrong.
+        RefusedError: If the settings of credentials are wrong, which `verify` has made sure of.
     """
     record, path = inventory.clips[name], inventory.folder / CLIPS_FOLDER / name
 

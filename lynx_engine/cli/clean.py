@@ -198,7 +198,9 @@ def _clean_scratch(cleaning: Cleaning, every: list[str]) -> None:
     They are listed before that is asked: a run that begins meanwhile makes others.
     """
     from lynx_engine.live import is_running
+    from lynx_engine.rerendering import dead_scratch
 
+    cleaning.remove(dead_scratch(cleaning.settings.state_dir))
     scratch = cleaning.settings.state_dir / "dask" / "dask-scratch-space"
     folders = [path for path in sorted(scratch.glob("*")) if path.suffix != ".lock"]
     if not any(is_running(cleaning.settings.campaign_dir(name)) for name in every):

@@ -252,6 +252,7 @@ def test_clean_removes_what_dead_runs_left_and_nothing_else(workspace: Workspace
         folder / "traceback-0123-a1.txt": 40,
         state / "prefect" / "trial" / "prefect.db": 500,
         state / "dask" / "dask-scratch-space" / "worker-1" / "storage": 600,
+        state / "rendered-again-x1" / "outputs" / "rendered-again" / "clips" / "a.mp4": 700,
     }
     orphan = folder / "clips" / "lost-wave-s9-tiny_lite-0123456789ab.mp4"
     others = [
@@ -271,7 +272,7 @@ def test_clean_removes_what_dead_runs_left_and_nothing_else(workspace: Workspace
     done = workspace.run("clean", "trial")
     assert done.returncode == 0, done.stderr
     assert f"removed {folder / '.drafts' / 'a.mp4'} (10 bytes)" in done.stdout
-    assert "1.2 kB in all." in done.stdout
+    assert "1.9 kB in all." in done.stdout
     assert f"no record: {orphan}\n1 clip has no record; `--unrecorded` removes it." in done.stdout
     assert not any(path.exists() for path in litter)
     assert all(path.exists() for path in (orphan, *others))

@@ -175,3 +175,18 @@ def test_mutant_without_the_digests_reports_no_clip(
     monkeypatch.setattr(verification, "_look_at_credential", lambda *_: Finding())
     assert reported(studio) == set()
     figure("MUTANT tamper red")
+
+
+def test_clips_are_verified_all_the_same_when_the_roots_are_gone(studio: Path) -> None:
+    shutil.rmtree(studio / "certificates")
+    settings = settings_of(studio)
+    inventory = take_inventory(CAMPAIGN, settings)
+    (told,) = verify([inventory], settings)
+    assert told.damage == ()
+    (remark,) = told.remarks
+    assert "nobody is trusted as signer" in remark
+    assert "certificates" in remark
+    clip = next((studio / "outputs" / CAMPAIGN / "clips").iterdir())
+    clip.write_bytes(clip.read_bytes()[:-1] + b"\0")
+    (told,) = verify([inventory], settings)
+    assert [damage.fault for damage in told.damage] == [Fault.BYTES]
