@@ -90,9 +90,10 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 def show_fields(fields: Mapping[str, object]) -> None:
     """Print names and values, one a line."""
-    width = max(len(name) for name in fields)
-    for name, value in fields.items():
-        say(f"{name:<{width}}  {visible(str(value))}")
+    shown = {visible(name): visible(str(value)) for name, value in fields.items()}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        say(f"{name:<{width}}  {value}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -122,7 +122,7 @@ def read(
     Ends with 4 if it is invalid. `valid` is intact and signed by somebody whom root.pem of the
     settings does not vouch for.
     """
-    from lynx_engine.cli.console import say_json, show_fields
+    from lynx_engine.cli.console import say, say_json, show_fields
     from lynx_engine.cli.records import settings_for
     from lynx_engine.errors import ExitCode, Problem, RefusedError
     from lynx_engine.provenance.credentials import CredentialKind, read_credential
@@ -136,6 +136,9 @@ def read(
         say_json(_as_json(clip, state))
     else:
         show_fields(_in_words(state))
+        if weights := _weights_of(state):
+            say("\nsha256 of the weights")
+            show_fields(weights)
     if state.state is CredentialKind.INVALID:
         raise typer.Exit(ExitCode.DAMAGED)
 
@@ -160,4 +163,10 @@ def _in_words(state: CredentialState) -> dict[str, object]:
     fields: dict[str, object] = {"state": state.state.value}
     fields |= {"problem": "; ".join(state.problems)} if state.problems else {}
     fields |= {"signer": state.signer or "unknown", "identifier": state.identifier or "unknown"}
-    return {**fields, **state.says}
+    return {**fields, **{name: told for name, told in state.says.items() if name != "weights"}}
+
+
+def _weights_of(state: CredentialState) -> dict[str, object]:
+    """Return the digests that a credential tells of weights, by file; many, and long."""
+    weights = state.says.get("weights")
+    return cast("dict[str, object]", weights) if isinstance(weights, dict) else {}

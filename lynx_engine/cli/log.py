@@ -21,6 +21,7 @@ EXAMPLE = (
     "lynx-engine log --group variant,status --csv -"
 )
 
+_LEAST_PLAIN, _MOST_PLAIN = 1e-6, 1e15
 _HEADERS = ("finished (UTC)", "status", "subject", "prompt", "seed", "variant", "s", "job id")
 _STDOUT = "-"
 
@@ -192,11 +193,19 @@ def _show(records: pl.DataFrame) -> None:
     from lynx_engine.cli.console import say, show_table
 
     if records.columns:
-        rounded = records.with_columns(cs.float().round_sig_figs(5))
+        rounded = records.with_columns(cs.float().map_elements(_plainly, pl.String))
         rounded = rounded.with_columns(pl.col(pl.Datetime).dt.to_string("%Y-%m-%d %H:%M:%S"))
         cells = (("" if c is None else c for c in row) for row in rounded.iter_rows())
         show_table("", records.columns, (tuple(row) for row in cells))
     say(f"{_counted(len(records), 'row')}.")
+
+
+def _plainly(number: float) -> str:
+    """Write five significant digits as people do, without an exponent where there is room."""
+    text = f"{number:.5g}"
+    if "e" not in text or not _LEAST_PLAIN <= abs(number) < _MOST_PLAIN:
+        return text
+    return f"{float(text):.10f}".rstrip("0").rstrip(".")
 
 
 def _list(records: pl.DataFrame, *, of_one: bool) -> None:

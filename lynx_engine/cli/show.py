@@ -60,8 +60,7 @@ def command(
     for name in what:
         seen = _find(records, name)
         if seen.record is None:
-            text = f"no record in {settings.outputs_dir} matches it{seen.told}"
-            problems.append(Problem(name, text))
+            problems.append(Problem(name, _unfound(name, settings, seen.told)))
             continue
         found.append(seen.record)
         if seen.told:
@@ -78,6 +77,18 @@ def command(
         if number:
             say()
         show_fields(record)
+
+
+def _unfound(name: str, settings: Settings, told: str) -> str:
+    """Return why there is nothing to show of a file or an id."""
+    is_path = "/" in name or os.sep in name or Path(name).suffix != ""
+    if is_path and not os.path.lexists(name):
+        return "there is no such file"
+    if is_path and not Path(name).is_file():
+        return "is no file; name a clip"
+    if not is_path and len(name) < _SHORTEST_ID and not Path(name).exists():
+        return f"too short for a job id; {_SHORTEST_ID} characters of it are the least"
+    return f"no record in {settings.outputs_dir} matches it{told}"
 
 
 class _Seen(NamedTuple):

@@ -45,7 +45,7 @@ def read_environment() -> Environment:
     """Return this process's environment."""
     return Environment(
         engine_version=_version("lynx_engine"),
-        commit=_commit(Path(__file__).resolve().parents[2]),
+        commit=read_commit(Path(__file__).resolve().parents[2]),
         python_version=platform.python_version(),
         torch_version=_version("torch"),
         diffusers_version=_version("diffusers"),
@@ -89,14 +89,18 @@ def _version(package: str) -> str:
         return ""
 
 
-def _commit(root: Path) -> str:
-    """Return the checked-out commit, read from git's own files: git need not be installed."""
+def read_commit(root: Path) -> str:
+    """Return the commit checked out in `root`, "" if none is; git need not be installed."""
     git = root / ".git"
     try:
+        if git.is_file():  # a linked worktree: its HEAD lies there, branches in the folder of all
+            git = root / git.read_text().strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         ref = head.removeprefix("ref: ")
+        if (git / "commondir").is_file():
+            git = git / (git / "commondir").read_text().strip()
         if (git / ref).is_file():
             return (git / ref).read_text().strip()
         packed = (git / "packed-refs").read_text().splitlines()

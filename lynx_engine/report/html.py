@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING
 
 from lynx_engine import __version__
 from lynx_engine.history import RETRYABLE
+from lynx_engine.jobs import Status
 from lynx_engine.provenance.files import write_durably
-from lynx_engine.report.details import ADVICE, MEANING, commands_of, manifest_of, what_to_do
+from lynx_engine.report.details import (
+    ADVICE,
+    LOW_IDENTITY_ADVICE,
+    MEANING,
+    commands_of,
+    manifest_of,
+    under_gate,
+    what_to_do,
+)
 from lynx_engine.report.packing import clip_link, pack, poster_link
 from lynx_engine.report.photo_thumbs import PHOTO_MARK, make_thumbs
 from lynx_engine.report.posters import make_posters
@@ -110,6 +119,9 @@ def report_page(
         manifests=_manifests_by_code(report),
         commands_of=commands_of,
         what_to_do=what_to_do,
+        under_gate=under_gate,
+        below_gate=_manifests_of(report, Status.LOW_IDENTITY),
+        low_identity_advice=LOW_IDENTITY_ADVICE,
         clip_link=clip_link,
         poster_of=lambda row: poster_link(row, posters),
         # The text is JSON without `<`, `>` and `&`; style and script are ours.
@@ -135,9 +147,14 @@ def _manifests_by_code(report: Report) -> Mapping[str, Sequence[str]]:
     """Return, for each failure's code, the manifests that its rows stand in."""
     found: dict[str, dict[str, None]] = {}
     for row in report.current:
-        if row.status in RETRYABLE:
+        if row.status in RETRYABLE and row.record["code"]:
             found.setdefault(str(row.record["code"]), {})[manifest_of(row)] = None
     return {code: tuple(manifests) for code, manifests in found.items()}
+
+
+def _manifests_of(report: Report, status: str) -> Sequence[str]:
+    """Return the manifests that the rows of a status stand in."""
+    return list(dict.fromkeys(manifest_of(r) for r in report.current if r.status == status))
 
 
 @cache

@@ -16,7 +16,14 @@ from typing import Any
 from urllib.parse import quote
 
 from lynx_engine.identity.evaluators import threshold_of
-from lynx_engine.report.details import MEANING, commands_of, details_of, sections, what_to_do
+from lynx_engine.report.details import (
+    MEANING,
+    commands_of,
+    details_of,
+    sections,
+    under_gate,
+    what_to_do,
+)
 from lynx_engine.report.report_data import STAGES, STATUSES, Row
 from lynx_engine.report.texts import visible
 from lynx_engine.survey import CLIPS_FOLDER, POSTERS_FOLDER, poster_name
@@ -102,6 +109,7 @@ def as_json(value: object) -> str:
 def _pack_row(row: Row, texts: _Texts, posters: frozenset[str], stderr_room: int) -> dict[str, Any]:
     made, number = row.made, texts.number
     tail = row.record["stderr"]
+    message = row.record["message"] or under_gate(row)
     packed: dict[str, Any] = {
         "id": row.job_id,
         "s": row.status,
@@ -126,7 +134,7 @@ def _pack_row(row: Row, texts: _Texts, posters: frozenset[str], stderr_room: int
         "c": clip_link(row),
         "i": poster_link(row, posters),
         "k": row.record["code"],
-        "m": number(_cut(row.record["message"], _LONGEST_TEXT)) if row.record["message"] else "",
+        "m": number(_cut(message, _LONGEST_TEXT)) if message else "",
         "e": number(f"{'…' * (len(tail) > stderr_room)}{tail[-stderr_room:]}") if tail else "",
         "w": number(what_to_do(row)) if what_to_do(row) else "",
         "o": 1 if row.is_older else None,

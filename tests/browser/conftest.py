@@ -32,7 +32,7 @@ rows:
 """
 GATED = """\
 campaign: real
-defaults: {variant: faces, frames: 17, size: 256x256}
+defaults: {variant: faces, frames: 9, size: 256x256}
 identity: {min_score: 0.4}
 subjects:
   host: {image: one.png, consent: {basis: public-domain}}

@@ -21,6 +21,13 @@ PLAYS += (
 )
 PLAYS += " ? done(false) : setTimeout(look, 20); look(); })"
 
+SHADED = """badges => badges.map(badge => {
+  const [own, shot] = [badge, badge.parentElement.querySelector('.shot')].map(
+    one => one.getBoundingClientRect());
+  return Math.max(0, shot.bottom - own.top) / shot.height;
+})"""
+"""Tells how much of a picture's height, from below, its status covers."""
+
 
 @pytest.fixture(scope="session")
 def report(studio: Workspace) -> Path:
@@ -57,6 +64,8 @@ def test_every_row_has_a_card_with_its_status_and_failures_are_seen_first(
         for row in rows:
             if row["status"] in {"failed", "withheld"}:
                 expect(card(page, row)).to_contain_text(row["message"])
+        badges = page.locator("[data-card]:has(img) .badge").evaluate_all(SHADED)
+        assert max(badges) < 0.15, "a label burnt into the picture stays in sight"
         posters = page.locator("[data-card] img").count()
         assert posters == len([row for row in rows if row["clip"]]), "one for each clip"
         seen.screenshot("report-desktop", whole=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import c2pa
 import pytest
 
+from lynx_engine.cli.app import app
 from lynx_engine.digest import digest_file
 from lynx_engine.errors import ExitCode, PausedError, RefusedError
 from lynx_engine.jobs import RenderJob
@@ -37,6 +38,7 @@ from lynx_engine.signing import ClipSigner
 from tests.faults.disk import CAMPAIGN, HonestPool, run_trial
 from tests.support.jobs import make_job, make_sleeper_job, plan_of, planned
 from tests.support.signing import boxes, loaded, real_draft, signing_settings
+from tests.support.workspaces import run_here
 
 Figure = Callable[[str], None]
 
@@ -96,6 +98,21 @@ def test_signed_clip_is_trusted_shows_the_same_frames_and_says_what_made_it(
     added = draft.clip.bytes - len(plain)
     figure(f"CREDENTIAL sign_and_check_ms={took_ms:.0f} added_bytes={added}")
     assert added < 5_000
+
+
+def test_read_prints_each_weight_file_on_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = signing_settings(tmp_path)
+    draft = signed_clip(settings, make_job())
+    files = read_credential(draft.path, settings=settings).says["weights"]
+    assert isinstance(files, dict)
+    assert files
+    told = run_here(app, tmp_path, monkeypatch, capsys, "credentials", "read", str(draft.path))
+    lines = [line.split() for line in told.splitlines()]
+    for file, digest in files.items():
+        assert [file, digest] in lines
+    assert "{" not in told
 
 
 def test_signing_alone_takes_milliseconds(tmp_path: Path, figure: Figure) -> None:

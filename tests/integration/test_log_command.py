@@ -163,6 +163,12 @@ def test_question_that_cannot_be_answered_or_opens_a_file_is_refused(
     assert letter in str(caught.value)
 
 
+def test_numbers_are_shown_with_five_digits_and_no_exponent(log: Command) -> None:
+    columns = "total_s / 7000000 AS a, total_s * 1234567 AS b, total_s / 7 AS c, total_s AS d"
+    told = log("--sql", f"SELECT {columns} FROM log WHERE seed = 1")
+    assert ["0.0000042857", "37037000", "4.2857", "30"] in [s.split() for s in told.splitlines()]
+
+
 @pytest.mark.parametrize(
     ("words", "letter"),
     [

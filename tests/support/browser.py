@@ -100,7 +100,14 @@ class Visit:
         """Keep what is seen as CI's output; return the picture's path."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"
-        self.page.screenshot(path=path, full_page=whole)
+        size = self.page.viewport_size or DESK
+        if whole:
+            # What is out of sight is not drawn, and its pictures are not loaded.
+            height = self.page.evaluate("document.documentElement.scrollHeight")
+            self.page.set_viewport_size({"width": size["width"], "height": height})
+            self.page.wait_for_function(LOADED)
+        self.page.screenshot(path=path)
+        self.page.set_viewport_size({"width": size["width"], "height": size["height"]})
         return path
 
 
@@ -185,6 +192,9 @@ HANDLERS = """() => [...document.querySelectorAll('*')].flatMap(node => [...node
   .filter(a => a.name.startsWith('on') || a.name === 'srcdoc' || /^\\s*javascript:/i.test(a.value))
   .map(a => `${node.tagName} ${a.name}=${a.value.slice(0, 60)}`))"""
 """Finds attributes that would run something."""
+
+LOADED = "() => [...document.images].every(image => image.complete)"
+"""Tells whether every picture is there, or failed."""
 
 SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 """Tells how many pixels a page is wider than the window."""

@@ -159,7 +159,9 @@ def _row(job: RenderJob, number: int, facts: dict[str, object]) -> ProvenanceRec
         return _unpublished(base, "withheld", "safety", "open_nsfw 1.0 saw 0.91 in frame 3")
     if number % 33 == 21:
         found |= {"identity_mean": 0.21, "identity_min": 0.1, "gate_try": 3}
-        return replace(base, status=Status.LOW_IDENTITY.value, gate="0.55 of test 1", **found)  # pyright: ignore[reportArgumentType]  # by column
+        return replace(
+            base, status=Status.LOW_IDENTITY.value, gate="0.55, 3 seeds, best; by test 1", **found
+        )  # pyright: ignore[reportArgumentType]  # by column
     return replace(base, **found)  # pyright: ignore[reportArgumentType]  # by column
 
 

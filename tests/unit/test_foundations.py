@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lynx_engine.cli.app import app
 from lynx_engine.digest import digest_bytes, digest_file, digest_mapping, sample_file
 from lynx_engine.errors import ErrorCode, Problem, RefusedError, RowError, nearest
-from lynx_engine.provenance.environment import make_workspace_key
+from lynx_engine.provenance.environment import make_workspace_key, read_commit
 from lynx_engine.settings import Settings, find_workspace, load_settings
 from lynx_engine.shapes import FrameSize, latent_frames
 
@@ -151,6 +151,24 @@ def test_nearest_name_is_suggested_only_when_it_is_near() -> None:
 def test_every_error_code_is_documented() -> None:
     words = ErrorCode.__doc__ or ""
     assert [code.name for code in ErrorCode if f"        {code.name}: " not in words] == []
+
+
+def test_commit_is_read_from_a_checkout_a_worktree_and_packed_branches(tmp_path: Path) -> None:
+    git, linked = tmp_path / "main" / ".git", tmp_path / "linked"
+    own = git / "worktrees" / "linked"
+    for folder in (git / "refs" / "heads", own, linked):
+        folder.mkdir(parents=True)
+    (linked / ".git").write_text(f"gitdir: {own}\n")
+    (own / "commondir").write_text("../..\n")
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (own / "HEAD").write_text("ref: refs/heads/side\n")
+    (git / "refs" / "heads" / "side").write_text("5" * 40 + "\n")
+    (git / "packed-refs").write_text("# pack-refs\n" + "7" * 40 + " refs/heads/main\n")
+    assert read_commit(git.parent) == "7" * 40
+    assert read_commit(linked) == "5" * 40
+    (own / "HEAD").write_text("9" * 40 + "\n")
+    assert read_commit(linked) == "9" * 40
+    assert read_commit(tmp_path) == ""
 
 
 def test_workspace_key_made_before_it_carried_a_digest_is_still_read(tmp_path: Path) -> None:

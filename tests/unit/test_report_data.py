@@ -107,6 +107,13 @@ def test_row_whose_clip_was_deleted_is_not_good() -> None:
     assert "gone" in what_to_do(row)
 
 
+@pytest.mark.parametrize("status", ["rendered", "low_identity"])
+def test_row_without_its_clip_is_told_how_to_get_it_again(status: str) -> None:
+    gone = made(1, status=status)
+    (row,) = report_of(gone, lost=[gone.clip]).rows
+    assert what_to_do(row) == "Its clip is gone; `render` makes it again."
+
+
 def test_row_that_killed_two_workers_is_quarantined() -> None:
     deaths = [failed(1, "worker_died", minute=n, attempt=n + 1) for n in range(2)]
     assert only_row(deaths[0]).status == "failed"

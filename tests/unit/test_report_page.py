@@ -181,6 +181,24 @@ def test_retry_of_a_code_names_the_manifests_whose_rows_failed_by_it() -> None:
     assert told == {("made.yaml", "encoder"), ("'two films.csv'", "worker_died")}
 
 
+def test_row_under_its_gate_says_how_far_it_came_and_how_to_go_on() -> None:
+    gate = "0.55, 3 seeds, best; by test 1"
+    seen = made(1, status="low_identity", gate=gate, gate_try=3, identity_mean=0.419)
+    faceless = made(2, status="low_identity", gate=gate, gate_try=1, identity_mean=None)
+    page = page_of([seen, faceless])
+    assert "seed 1 · 0.41 of 0.55 after 3 seeds" in page
+    assert "seed 2 · no face seen, of 0.55 after 1 seed" in page
+    assert "lynx-engine retry trial.yaml --status low_identity" in page
+    data = data_of(page)
+    told = [data["texts"][row["m"]] for row in data["rows"]]
+    assert told == ["0.41 of 0.55 after 3 seeds", "no face seen, of 0.55 after 1 seed"]
+
+
+def test_words_between_backticks_are_shown_as_code() -> None:
+    page = page_of([failed(1, "out_of_memory")])
+    assert "Retry with <code>--lowvram</code>, or ask" in page
+
+
 def test_scores_that_are_no_numbers_leave_a_gap() -> None:
     scores = "[[0.0, 0.51234], [0.25, NaN], [0.5, null]]"
     page = page_of([made(1, identity_scores=scores, identity_mean=float("nan"))])

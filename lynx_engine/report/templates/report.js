@@ -34,6 +34,8 @@
     return element;
   };
   const icon = (name) => draw("svg", { class: "icon", "aria-hidden": "true" }, draw("use", { href: `#i-${name}` }));
+  // What stands between backticks is code.
+  const ticked = (words) => words.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
   const say = (words) => { $("[data-said]").textContent = words; };
   const video = (row, attributes) => {
     const element = make("video", { src: row.c, poster: row.i, playsinline: true, preload: "none", ...attributes });
@@ -205,7 +207,7 @@
       row.o ? " · an older request" : "", row.b ? " · the clip is an earlier attempt's" : "");
     const reason = row.m !== undefined || row.w !== undefined
       ? make("div", { class: `says ${row.s}` }, make("b", {}, row.code || data.words[row.s]),
-        row.m === undefined ? "" : make("p", {}, text(row.m)), row.w === undefined ? "" : make("p", {}, make("b", {}, "What to do: "), text(row.w)))
+        row.m === undefined ? "" : make("p", {}, text(row.m)), row.w === undefined ? "" : make("p", {}, make("b", {}, "What to do: "), ...ticked(text(row.w))))
       : null;
     return [
       row.c ? video(row, { class: "player", controls: true, loop: true, "aria-label": `Clip: ${title(row)}` })
