@@ -22,7 +22,7 @@ from tests.support.logs import make_media, night, place_media, write_log
 ROOT = Path(__file__).resolve().parents[1]
 CAMPAIGN = "autumn"
 ROWS = 30
-SIZE = {"width": 1400, "height": 1760}
+SIZE = {"width": 1400, "height": 1560}
 
 
 def hills(number: int) -> np.ndarray:
@@ -56,6 +56,8 @@ def main() -> None:
         page = write_report(CAMPAIGN, settings=Settings(workspace=Path(temp)))
         shot = Path(temp) / "page.png"
         with visit(browser, page, viewport=SIZE) as seen:
+            seen.page.select_option("[data-group]", "prompt")
+            seen.page.wait_for_timeout(500)
             seen.page.screenshot(path=shot)
         Image.open(shot).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(
             ROOT / "docs" / "report.png", optimize=True

@@ -119,7 +119,8 @@ class ProvenanceRecord:
         safety_classifiers: Who checked the frames, with versions and thresholds; "" if nobody did.
         safety_score: The highest score, as a part of its threshold: 1 and more is withheld.
         safety_frame: The frame it belongs to; null if nobody looked.
-        load_s: Seconds loading the model for this attempt, 0 when warm.
+        load_s: Seconds loading the model, 0 when warm; before `started_at`, where a face was
+            embedded first.
         text_s: Seconds encoding text, 0 when cached.
         subject_s: Seconds for identity tokens, reference features, and their keys and values.
         denoise_s: Seconds sampling.
