@@ -309,7 +309,10 @@ def test_failures_of_requests_that_a_manifest_does_not_make_any_more_are_left_ou
     assert done.returncode == 1
     assert "  2 rows failed: encoder: ffmpeg exited with 1: codec went missing" in done.stdout
     nothing = workspace.run("retry", "m.yaml", "--since", "0min")
-    assert (nothing.returncode, nothing.stdout) == (0, "trial: nothing to retry.\n")
+    assert (nothing.returncode, nothing.stdout.partition("\n")[0]) == (
+        0,
+        "trial: nothing to retry.",
+    )
     assert len(workspace.json("status", "m.yaml")["failures"]) == 2
 
     manifest = workspace.folder / "m.yaml"

@@ -55,7 +55,10 @@ def test_encoder_that_fails_for_one_row_stops_no_other_and_retry_mends_it(
     (row,) = workspace.json("plan", "m.yaml")["to_run"]
     assert row["why"].startswith("failed before (encoder: ")
     nothing = workspace.run("retry", "m.yaml", "--code", "weights")
-    assert (nothing.returncode, nothing.stdout) == (0, "trial: nothing to retry.\n")
+    assert (nothing.returncode, nothing.stdout.partition("\n")[0]) == (
+        0,
+        "trial: nothing to retry.",
+    )
     mended = workspace.run("retry", "m.yaml", "--in-process", "--code", "encoder")
     assert mended.returncode == 0, mended.stderr
     assert len(workspace.clips("trial")) == 3
