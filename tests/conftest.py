@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,35 @@ import torch
 # Two threads on two contended cores are slower than one, and rows of a matrix product are then
 # summed in another order.
 torch.set_num_threads(1)
+
+
+QUICK = ("unit", "contract", "parity")
+"""Folders of tests that take moments each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every process begin with its share of the slow modules: quick tests level out the end.
+
+    xdist gives each process one stretch of the list, and lets whoever is done take from the end of
+    another's.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    here = Path(__file__).parent
+    modules: dict[Path, list[pytest.Item]] = {}
+    quick: deque[pytest.Item] = deque()
+    for item in items:
+        if item.path.relative_to(here).parts[0] in QUICK:
+            quick.append(item)
+        else:
+            modules.setdefault(item.path, []).append(item)
+    stretch = -(-len(items) // processes)
+    ordered: list[pytest.Item] = []
+    for number in range(processes):
+        for module in list(modules.values())[number::processes]:
+            ordered += module
+        while quick and len(ordered) < stretch * (number + 1):
+            ordered.append(quick.popleft())
+    items[:] = [*ordered, *quick]
 
 
 @pytest.fixture

@@ -252,8 +252,9 @@ def test_asking_leaves_the_lock_to_whoever_wants_it(tmp_path: Path) -> None:
         assert is_running(tmp_path) is None
         with lock_campaign(tmp_path):
             assert is_running(tmp_path) is not None
-            with pytest.raises(LockedError), lock_campaign(tmp_path):
-                pass
+    # Whoever is refused has waited for a moment, so once is enough.
+    with lock_campaign(tmp_path), pytest.raises(LockedError), lock_campaign(tmp_path):
+        pass
 
 
 def test_lock_is_not_touched_where_its_last_holder_is_dead(
