@@ -124,7 +124,7 @@ def sort_by_past(
         verdict = _judge(job, attempt, clips, predecessors)
         if retry is not None and attempt is not None and retry.mends(job, attempt):
             verdict = (Reason.DAMAGED, f"clip damaged: {attempt.clip} is not what was recorded")
-            clips -= {attempt.clip}
+            clips = frozenset()  # this one is as good as gone
         elif retry is not None and attempt is not None and retry.selects(job, attempt):
             verdict = (Reason.RETRY, f"retry: {_ending(job, attempt)}")
         elif retry is not None and isinstance(verdict, tuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from lynx_engine.collector import collector_at_rest
 from lynx_engine.consent import OFF, REQUIRED, Standing, consent_text, standing_of
 from lynx_engine.dispatch import in_running_order
 from lynx_engine.errors import Problem, RefusedError, nearest
@@ -93,6 +94,7 @@ class PlanFacts:
     withdrawn: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+@collector_at_rest()
 def plan_renders(
     manifest: Manifest,
     facts: PlanFacts,
