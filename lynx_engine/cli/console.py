@@ -89,18 +89,22 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
     Line by line: rich's own table takes a minute and 800 MB for a hundred thousand rows.
     """
+    from rich.cells import cell_len
     from rich.text import Text
+
+    def cells_of(text: str) -> int:
+        return len(text) if text.isascii() else cell_len(text)
 
     console = _stdout()
     shown = [tuple(visible(str(cell)) for cell in row) for row in rows]
-    widths = [max(map(_cells, column)) for column in zip(columns, *shown, strict=True)]
+    widths = [max(map(cells_of, column)) for column in zip(columns, *shown, strict=True)]
     # The last column takes what is left and may fold; names and numbers stay in one piece.
     start = 1 + sum(width + _GAP for width in widths[:-1])
     widths[-1] = min(widths[-1], max(console.width - start, _NARROWEST))
 
     def line(cells: Sequence[str], last: str) -> str:
         apart = (
-            cell + " " * (width - _cells(cell) + _GAP)
+            cell + " " * (width - cells_of(cell) + _GAP)
             for cell, width in zip(cells, widths[:-1], strict=True)
         )
         return f" {''.join(apart)}{last}".rstrip()
@@ -112,7 +116,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     drawn = [f" {'─' * (start + widths[-1] - 1)}"]
     for *cells, last in shown:
         folded = [last]
-        if _cells(last) > widths[-1]:
+        if cells_of(last) > widths[-1]:
             folded = [str(part) for part in Text(last).wrap(console, widths[-1], overflow="fold")]
         drawn.append(line(cells, folded[0]))
         drawn += [" " * start + part.rstrip() for part in folded[1:]]
@@ -121,13 +125,6 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 _GAP = 2
 _NARROWEST = 10
-
-
-def _cells(text: str) -> int:
-    """Return how many columns of a terminal a text fills."""
-    from rich.cells import cell_len
-
-    return len(text) if text.isascii() else cell_len(text)
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
