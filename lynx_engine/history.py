@@ -109,8 +109,10 @@ def status_word(past: PastResult) -> str:
 
 def sort_by_past(
     jobs: Sequence[RenderJob], past: Past, retry: RetryFilter | None
-) -> tuple[list[PlannedJob], list[RenderJob], list[HeldJob]]:
+) -> tuple[list[PlannedJob], list[RenderJob], list[HeldJob], list[RenderJob]]:
     """Return the jobs to run, the done ones and the held ones, each in the order given.
+
+    Last come the done ones whose clip is under the identity gate, once more.
 
     With `retry`, only jobs it selects run; other unfinished jobs are left out.
     """
@@ -118,19 +120,22 @@ def sort_by_past(
     to_run: list[PlannedJob] = []
     done: list[RenderJob] = []
     held: list[HeldJob] = []
+    weak: list[RenderJob] = []
     for job in jobs:
         attempt = past.by_job.get(job.job_id)
         clips = past.clips
         verdict = _judge(job, attempt, clips, predecessors)
         if retry is not None and attempt is not None and retry.mends(job, attempt):
             verdict = (Reason.DAMAGED, f"clip damaged: {attempt.clip} is not what was recorded")
-            clips = frozenset()  # this one is as good as gone
+            clips = frozenset[str]()  # this one is as good as gone
         elif retry is not None and attempt is not None and retry.selects(job, attempt):
             verdict = (Reason.RETRY, f"retry: {_ending(job, attempt)}")
         elif retry is not None and isinstance(verdict, tuple):
             continue
         if verdict is None:
             done.append(job)
+            if attempt is not None and attempt.status is Status.LOW_IDENTITY:
+                weak.append(job)
         elif isinstance(verdict, str):
             is_withheld = attempt is not None and attempt.status is Status.WITHHELD
             held.append(HeldJob(job, verdict, withheld=is_withheld))
@@ -141,7 +146,7 @@ def sort_by_past(
             deaths = 0 if charged is None else charged.deaths
             first, last, best = _seeds(job, attempt, clips)
             to_run.append(PlannedJob(job, reason, why, number, deaths, first, last, best))
-    return to_run, done, held
+    return to_run, done, held, weak
 
 
 def with_seeds(planned: PlannedJob, past: PastResult | None, clips: Collection[str]) -> PlannedJob:

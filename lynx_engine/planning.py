@@ -17,7 +17,7 @@ from lynx_engine.dispatch import in_running_order
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
 from lynx_engine.history import Past, RetryFilter, sort_by_past
-from lynx_engine.jobs import JobPattern, PastResult, RenderJob, RenderPlan, RowKey, Status
+from lynx_engine.jobs import JobPattern, PastResult, RenderJob, RenderPlan, RowKey
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
 from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
@@ -131,21 +131,20 @@ def plan_renders(
         raise RefusedError(in_file_order((*drafting.refused, *drafting.row_problems)))
     # Compared with the past before the selection: a row left aside still claims its own record.
     past = Past(facts.latest, facts.by_job, facts.attempts, facts.clips)
-    to_run, done, held = sort_by_past(jobs, past, retry)
+    to_run, done, held, weak = sort_by_past(jobs, past, retry)
     if selection:
         _check_selection(selection, jobs)
         to_run = [p for p in to_run if _is_selected(p.job, selection)]
         done = [job for job in done if _is_selected(job, selection)]
         held = [h for h in held if _is_selected(h.job, selection)]
+        weak = [job for job in weak if _is_selected(job, selection)]
     to_run = in_running_order(to_run)
     return RenderPlan(
         campaign=manifest.campaign,
         to_run=tuple(to_run if limit is None else to_run[: max(limit, 0)]),
         done=tuple(done),
         held=tuple(held),
-        low_identity=tuple(
-            job for job in done if facts.by_job[job.job_id].status is Status.LOW_IDENTITY
-        ),
+        low_identity=tuple(weak),
         problems=in_file_order(drafting.row_problems),
         warnings=in_file_order(drafting.warnings),
     )

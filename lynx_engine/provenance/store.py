@@ -338,8 +338,13 @@ def history_of(log: pl.DataFrame) -> History:
         gate = gates[row]
         return PastResult(
             job_id=columns["job_id"][row],
-            row_key=RowKey(*(columns[name][row] for name in RowKey._fields)),
-            status=Status(columns["status"][row]),
+            row_key=RowKey(
+                columns["subject"][row],
+                columns["prompt_name"][row],
+                columns["seed"][row],
+                columns["variant"][row],
+            ),
+            status=_STATUSES[columns["status"][row]],
             code=columns["code"][row],
             message=columns["message"][row],
             clip=gate.clip,
@@ -359,7 +364,16 @@ def history_of(log: pl.DataFrame) -> History:
     )
 
 
+_OF_HISTORY = dict.fromkeys(
+    (
+        *("job_id", "status", "code", "message", "clip", "clip_bytes", "finished_at"),
+        *("gate_try", "identity_mean", "safety_classifiers"),
+        *RowKey._fields,
+        *REQUEST_FIELDS,
+    )
+)
 _Key = TypeVar("_Key")
+_STATUSES = {status.value: status for status in Status}
 
 
 class _Attempts(Mapping[_Key, PastResult]):
@@ -396,7 +410,8 @@ class _Columns(dict[str, list[Any]]):
 
     def __init__(self, log: pl.DataFrame) -> None:
         super().__init__()
-        self._log = log
+        # Not the whole log: of its eighty columns most would only take room.
+        self._log = log.select(*_OF_HISTORY)
 
     def __missing__(self, name: str) -> list[Any]:
         if name == "ended":
