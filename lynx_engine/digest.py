@@ -21,7 +21,16 @@ def digest_mapping(value: Mapping[str, object]) -> str:
 
     Floats are written by `repr`, so equal numbers give equal digests on every machine.
     """
-    text = _CANONICAL.encode(value)
+    return digest_text(canonical_text(value))
+
+
+def canonical_text(value: object) -> str:
+    """Return `value` as canonical JSON: what `digest_mapping` digests."""
+    return _CANONICAL.encode(value)
+
+
+def digest_text(text: str) -> str:
+    """Return the sha256 of a text in UTF-8, half surrogate pairs included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

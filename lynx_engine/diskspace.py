@@ -12,7 +12,7 @@ from statistics import fmean
 from lynx_engine.errors import PausedError
 from lynx_engine.folders import bytes_in_words, free_bytes
 from lynx_engine.jobs import PastResult, RenderJob, RenderPlan
-from lynx_engine.survey import CLIPS_FOLDER
+from lynx_engine.survey import CLIPS_FOLDER, file_sizes
 
 RECORD_BYTES = 20_000
 """A row's record and its share of plain log and Prefect's database, generously."""
@@ -38,14 +38,14 @@ def measured_sizes(past: Iterable[PastResult], clips: Path) -> Mapping[ClipForm,
         clips: The folder of its clips.
     """
     found: dict[ClipForm, list[int]] = {}
+    there = file_sizes(clips)
     for result in past:
-        path = clips / result.clip
-        if result.clip and path.is_file():
+        if result.clip in there:
             request = result.request
             form = tuple(
                 _plain(request[name]) for name in ("frames", "size", "codec", "crf", "variant")
             )
-            found.setdefault(form, []).append(path.stat().st_size)
+            found.setdefault(form, []).append(there[result.clip])
     return {form: fmean(sizes) for form, sizes in found.items()}
 
 

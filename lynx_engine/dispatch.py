@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 
 from lynx_engine.jobs import PlannedJob, Reason, RenderJob
+from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import get_variant
 
 _LAST = frozenset({Reason.FAILED, Reason.INTERRUPTED, Reason.RETRY})
@@ -84,22 +86,28 @@ def in_running_order(planned: Sequence[PlannedJob]) -> list[PlannedJob]:
     A worker changes its model least often this way, and no long job starts last. Equal costs keep
     the author's order.
     """
+    work: dict[_Kind, int] = {}
+    for p in planned:
+        kind = _KIND(p.job)
+        if kind not in work:  # a few in a hundred thousand rows
+            work[kind] = work_of(p.job)
     variant_cost: dict[str, int] = {}
-    shape_cost: dict[tuple[str, tuple[int, int, int]], int] = {}
-    for job in (p.job for p in planned):
-        shape = (job.variant, job.shape)
-        variant_cost[job.variant] = max(work_of(job), variant_cost.get(job.variant, 0))
-        shape_cost[shape] = max(work_of(job), shape_cost.get(shape, 0))
+    shape_cost: dict[tuple[str, int, FrameSize], int] = {}
+    for kind, length in work.items():
+        variant, shape = kind[0], kind[:3]
+        variant_cost[variant] = max(length, variant_cost.get(variant, 0))
+        shape_cost[shape] = max(length, shape_cost.get(shape, 0))
     variant_rank = _ranks(variant_cost)
     shape_rank = _ranks(shape_cost)
-    return sorted(
-        planned,
-        key=lambda p: (
-            variant_rank[p.job.variant],
-            shape_rank[(p.job.variant, p.job.shape)],
-            -work_of(p.job),
-        ),
-    )
+    places = {
+        kind: (variant_rank[kind[0]], shape_rank[kind[:3]], -length)
+        for kind, length in work.items()
+    }
+    return sorted(planned, key=lambda p: places[_KIND(p.job)])
+
+
+_Kind = tuple[str, int, FrameSize, int, str]
+_KIND: Callable[[RenderJob], _Kind] = attrgetter("variant", "frames", "size", "steps", "speed")
 
 
 def _ranks(costs: Mapping[_Key, int]) -> dict[_Key, int]:

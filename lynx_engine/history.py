@@ -109,8 +109,10 @@ def status_word(past: PastResult) -> str:
 
 def sort_by_past(
     jobs: Sequence[RenderJob], past: Past, retry: RetryFilter | None
-) -> tuple[list[PlannedJob], list[RenderJob], list[HeldJob]]:
+) -> tuple[list[PlannedJob], list[RenderJob], list[HeldJob], list[RenderJob]]:
     """Return the jobs to run, the done ones and the held ones, each in the order given.
+
+    Last come the done ones whose clip is under the identity gate, once more.
 
     With `retry`, only jobs it selects run; other unfinished jobs are left out.
     """
@@ -118,19 +120,22 @@ def sort_by_past(
     to_run: list[PlannedJob] = []
     done: list[RenderJob] = []
     held: list[HeldJob] = []
+    weak: list[RenderJob] = []
     for job in jobs:
         attempt = past.by_job.get(job.job_id)
         clips = past.clips
         verdict = _judge(job, attempt, clips, predecessors)
         if retry is not None and attempt is not None and retry.mends(job, attempt):
             verdict = (Reason.DAMAGED, f"clip damaged: {attempt.clip} is not what was recorded")
-            clips -= {attempt.clip}
+            clips = frozenset[str]()  # this one is as good as gone
         elif retry is not None and attempt is not None and retry.selects(job, attempt):
             verdict = (Reason.RETRY, f"retry: {_ending(job, attempt)}")
         elif retry is not None and isinstance(verdict, tuple):
             continue
         if verdict is None:
             done.append(job)
+            if attempt is not None and attempt.status is Status.LOW_IDENTITY:
+                weak.append(job)
         elif isinstance(verdict, str):
             is_withheld = attempt is not None and attempt.status is Status.WITHHELD
             held.append(HeldJob(job, verdict, withheld=is_withheld))
@@ -139,9 +144,9 @@ def sort_by_past(
             number = past.attempts.get(job.job_id, 0) + 1
             charged = None if reason is Reason.RETRY else attempt
             deaths = 0 if charged is None else charged.deaths
-            planned = PlannedJob(job, reason, why, number, deaths)
-            to_run.append(with_seeds(planned, attempt, clips))
-    return to_run, done, held
+            first, last, best = _seeds(job, attempt, clips)
+            to_run.append(PlannedJob(job, reason, why, number, deaths, first, last, best))
+    return to_run, done, held, weak
 
 
 def with_seeds(planned: PlannedJob, past: PastResult | None, clips: Collection[str]) -> PlannedJob:
@@ -155,16 +160,19 @@ def with_seeds(planned: PlannedJob, past: PastResult | None, clips: Collection[s
         past: Its latest attempt, None if there is none.
         clips: File names of the clips that are there.
     """
-    shares = shares_of(planned.job)
+    first, last, best = _seeds(planned.job, past, clips)
+    return replace(planned, first_try=first, last_try=last, best_score=best)
+
+
+def _seeds(
+    job: RenderJob, past: PastResult | None, clips: Collection[str]
+) -> tuple[int, int, float | None]:
+    """Return the first and the last seed that a job may take, and the score to be better than."""
+    shares = shares_of(job)
     is_lost = past is None or past.best_score is None or past.clip not in clips
-    if past is None or is_lost or lacks_check(planned.job, past):
-        return replace(planned, first_try=1, last_try=shares.last_try(0), best_score=None)
-    return replace(
-        planned,
-        first_try=past.tries + 1,
-        last_try=shares.last_try(past.tries),
-        best_score=past.best_score,
-    )
+    if past is None or is_lost or lacks_check(job, past):
+        return 1, shares.last_try(0), None
+    return past.tries + 1, shares.last_try(past.tries), past.best_score
 
 
 def without_finished(plan: RenderPlan, past: Past) -> RenderPlan:
@@ -222,23 +230,15 @@ class _Predecessors:
     """
 
     def __init__(self, jobs: Sequence[RenderJob], past: Past) -> None:
+        # Nothing is worked out before it is asked: not for a first run, nor where all is done.
+        self._jobs = jobs
         self._latest = past.latest
         self._by_job = past.by_job
-        self._planned_ids = frozenset(job.job_id for job in jobs)
-        self._sharing = Counter(job.row_key for job in jobs)
-        planned_keys = self._sharing.keys()
-        fresh = [job.row_key for job in jobs if job.row_key not in past.latest]
-        vanished = [
-            key
-            for key, result in past.latest.items()
-            if key not in planned_keys and result.job_id not in self._planned_ids
-        ]
-        self._fresh = Counter(map(_unnamed, fresh))
-        vanished.sort(key=lambda key: past.latest[key].finished_at)
-        self._vanished = {_unnamed(key): past.latest[key] for key in vanished}
 
     def find(self, job: RenderJob) -> PastResult | None:
         """Return the attempt that `job` replaces, or None for a new row."""
+        if not self._latest:
+            return None
         key = job.row_key
         same_names = self._latest.get(key)
         if same_names is not None:
@@ -247,6 +247,31 @@ class _Predecessors:
             return near or (None if is_planned else same_names)
         rest = _unnamed(key)
         return self._vanished.get(rest) if self._fresh[rest] == 1 else None
+
+    @cached_property
+    def _planned_ids(self) -> frozenset[str]:
+        return frozenset(job.job_id for job in self._jobs)
+
+    @cached_property
+    def _sharing(self) -> Counter[RowKey]:
+        """How many jobs share their names."""
+        return Counter(job.row_key for job in self._jobs)
+
+    @cached_property
+    def _fresh(self) -> Counter[tuple[str, int, str]]:
+        """How many jobs have new names, by what of them is not a prompt's."""
+        return Counter(_unnamed(key) for key in self._sharing.elements() if key not in self._latest)
+
+    @cached_property
+    def _vanished(self) -> Mapping[tuple[str, int, str], PastResult]:
+        """The latest attempt under names that no job has now, likewise."""
+        vanished = [
+            result
+            for key, result in self._latest.items()
+            if key not in self._sharing and result.job_id not in self._planned_ids
+        ]
+        vanished.sort(key=lambda result: result.finished_at)
+        return {_unnamed(result.row_key): result for result in vanished}
 
     @cached_property
     def _unplanned(self) -> Mapping[RowKey, Sequence[PastResult]]:

@@ -12,9 +12,9 @@ from datetime import date
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lynx_engine.digest import digest_mapping
+from lynx_engine.digest import canonical_text, digest_text
 from lynx_engine.errors import Problem
 from lynx_engine.shapes import FrameSize
 
@@ -138,16 +138,9 @@ class RenderJob:
     job_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Derive `job_id`, the sha256 over every request field.
-
-        A field that came after the first version counts only where it is set, so that a request
-        without it keeps its id.
-        """
-        request = self.request()
-        for name in _LATER_FIELDS:
-            if not request[name]:
-                del request[name]
-        object.__setattr__(self, "job_id", digest_mapping(request))
+        """Derive `job_id`, the sha256 over every request field."""
+        job_id = _RequestText.around(self).digest(self.prompt, self.seed)
+        object.__setattr__(self, "job_id", job_id)
 
     def request(self) -> dict[str, str | int | float]:
         """Return every field that makes the id, in plain values that a log can hold."""
@@ -194,6 +187,70 @@ REQUEST_FIELDS: Mapping[str, str] = {
 
 _REQUEST_VALUES = attrgetter(*REQUEST_FIELDS)
 _LATER_FIELDS = ("gate",)
+
+
+class _RequestText(NamedTuple):
+    """A request as canonical JSON, cut where its prompt and its seed stand.
+
+    Jobs that differ in these two alone share all three pieces.
+    """
+
+    before_prompt: str
+    before_seed: str
+    after_seed: str
+
+    @classmethod
+    def around(cls, job: RenderJob) -> _RequestText:
+        """Encode all of a request but prompt and seed.
+
+        A field that came after the first version counts only where it is set, so that a request
+        without it keeps its id.
+        """
+        request = job.request()
+        pieces: tuple[dict[str, object], ...] = ({}, {}, {})
+        for name, value in request.items():
+            if name not in {"prompt", "seed"} and (value or name not in _LATER_FIELDS):
+                # The keys are sorted, and fields stand before, between and after these two.
+                pieces[(name > "prompt") + (name > "seed")][name] = value
+        before, between, after = (canonical_text(piece)[1:-1] for piece in pieces)
+        return cls(f'{{{before},"prompt":', f',{between},"seed":', f",{after}}}")
+
+    def digest(self, prompt: str, seed: int) -> str:
+        text = canonical_text(prompt)
+        return digest_text(f"{self.before_prompt}{text}{self.before_seed}{seed}{self.after_seed}")
+
+
+class JobPattern:
+    """Makes the jobs of one kind: they share all but seed, prompt, and where these are written.
+
+    A job has three dozen fields and a campaign up to a hundred thousand jobs, of a few kinds. What
+    a kind shares is looked up and encoded once, which makes a job in an eighth of the time.
+    """
+
+    def __init__(self, job: RenderJob) -> None:
+        """Make jobs like this one."""
+        self._text = _RequestText.around(job)
+        self._shared = [
+            (member.__set__, getattr(job, name))
+            for name, member in _MEMBERS.items()
+            if name not in _OWN_FIELDS
+        ]
+
+    def job(self, *, where: str, prompt_name: str, prompt: str, seed: int) -> RenderJob:
+        """Return `replace(job, where=where, ...)` of the job that this pattern is of."""
+        made = object.__new__(RenderJob)
+        # A frozen value is filled through its class's slots, as `__init__` does by name.
+        for put, value in self._shared:
+            put(made, value)
+        own = (where, prompt_name, prompt, seed, self._text.digest(prompt, seed))
+        for put, value in zip(_PUT_OWN, own, strict=True):
+            put(made, value)
+        return made
+
+
+_OWN_FIELDS = ("where", "prompt_name", "prompt", "seed", "job_id")
+_MEMBERS: Mapping[str, Any] = {f.name: vars(RenderJob)[f.name] for f in fields(RenderJob)}
+_PUT_OWN = tuple(_MEMBERS[name].__set__ for name in _OWN_FIELDS)
 
 
 class Status(StrEnum):

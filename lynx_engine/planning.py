@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from lynx_engine.collector import collector_at_rest
 from lynx_engine.consent import OFF, REQUIRED, Standing, consent_text, standing_of
 from lynx_engine.dispatch import in_running_order
 from lynx_engine.errors import Problem, RefusedError, nearest
 from lynx_engine.gate import NO_EVALUATOR, IdentityGate, conditions_too, same_recogniser
 from lynx_engine.history import Past, RetryFilter, sort_by_past
-from lynx_engine.jobs import PastResult, RenderJob, RenderPlan, RowKey, Status
+from lynx_engine.jobs import JobPattern, PastResult, RenderJob, RenderPlan, RowKey
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
 from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
+from lynx_engine.variants import get_variant
 
 __all__ = [
     "LoraFacts",
@@ -92,6 +94,7 @@ class PlanFacts:
     withdrawn: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+@collector_at_rest()
 def plan_renders(
     manifest: Manifest,
     facts: PlanFacts,
@@ -128,18 +131,20 @@ def plan_renders(
         raise RefusedError(in_file_order((*drafting.refused, *drafting.row_problems)))
     # Compared with the past before the selection: a row left aside still claims its own record.
     past = Past(facts.latest, facts.by_job, facts.attempts, facts.clips)
-    to_run, done, held = sort_by_past(jobs, past, retry)
-    _check_selection(selection, jobs)
-    to_run = in_running_order([p for p in to_run if _is_selected(p.job, selection)])
-    done = [job for job in done if _is_selected(job, selection)]
+    to_run, done, held, weak = sort_by_past(jobs, past, retry)
+    if selection:
+        _check_selection(selection, jobs)
+        to_run = [p for p in to_run if _is_selected(p.job, selection)]
+        done = [job for job in done if _is_selected(job, selection)]
+        held = [h for h in held if _is_selected(h.job, selection)]
+        weak = [job for job in weak if _is_selected(job, selection)]
+    to_run = in_running_order(to_run)
     return RenderPlan(
         campaign=manifest.campaign,
         to_run=tuple(to_run if limit is None else to_run[: max(limit, 0)]),
         done=tuple(done),
-        held=tuple(h for h in held if _is_selected(h.job, selection)),
-        low_identity=tuple(
-            job for job in done if facts.by_job[job.job_id].status is Status.LOW_IDENTITY
-        ),
+        held=tuple(held),
+        low_identity=tuple(weak),
         problems=in_file_order(drafting.row_problems),
         warnings=in_file_order(drafting.warnings),
     )
@@ -196,19 +201,35 @@ class _Drafting:
     def jobs(self) -> list[RenderJob]:
         """Return the job of every sound row, in the author's order."""
         jobs: dict[str, RenderJob] = {}
+        patterns: dict[tuple[str | None, WrittenSettings], JobPattern] = {}
         for row in self._manifest.rows:
-            recipe = self._recipe(row)
-            problems = (*self._subject_problems(row, recipe), *self._gate_problems(recipe))
-            self._problems.update(dict.fromkeys(problems))
-            if recipe is None or problems:
-                continue
-            job = self._job(row, recipe)
+            kind = (row.subject, row.settings)
+            pattern = patterns.get(kind)
+            if pattern is None:
+                # Judged once a kind if it is sound, else at each row: letters name lines.
+                pattern = self._pattern(row)
+                if pattern is None:
+                    continue
+                patterns[kind] = pattern
+            job = pattern.job(
+                where=row.where,
+                prompt_name=row.prompt.name,
+                prompt=row.prompt.text,
+                seed=row.seed,
+            )
             first = jobs.setdefault(job.job_id, job)
             if first is not job:
-                self._problems[_twice(first, job, recipe)] = None
+                self._problems[_twice(first, job)] = None
         for row in self._manifest.suspects:
             self._recipe(row)
         return list(jobs.values())
+
+    def _pattern(self, row: Row) -> JobPattern | None:
+        """Return what makes the jobs of all rows like this one, or note why there is nothing."""
+        recipe = self._recipe(row)
+        problems = (*self._subject_problems(row, recipe), *self._gate_problems(recipe))
+        self._problems.update(dict.fromkeys(problems))
+        return None if recipe is None or problems else JobPattern(self._job(row, recipe))
 
     def _recipe(self, row: Row) -> Recipe | None:
         known = self._recipes.get(row.settings)
@@ -323,13 +344,13 @@ class _Drafting:
         )
 
 
-def _twice(first: RenderJob, second: RenderJob, recipe: Recipe) -> Problem:
+def _twice(first: RenderJob, second: RenderJob) -> Problem:
     cause = ""
     if first.subject != second.subject:
         cause = (
             f", since '{first.subject}' and '{second.subject}' have the same photo"
-            if recipe.spec.uses_subject
-            else f", since {recipe.spec.name} ignores the subject"
+            if get_variant(second.variant).uses_subject
+            else f", since {second.variant} ignores the subject"
         )
     if first.where == second.where:
         return Problem(

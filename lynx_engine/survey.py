@@ -6,8 +6,9 @@ loads no torch: faces are found with OpenCV, weights are told apart by sampling 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
 from lynx_engine.identity.evaluators import evaluator_name
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
-from lynx_engine.jobs import PastResult
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.models.lora_file import (
     PEFT_NEEDED,
@@ -29,13 +29,15 @@ from lynx_engine.models.lora_file import (
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, subject_digest
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
-from lynx_engine.provenance.store import History, read_history
+from lynx_engine.provenance.store import History, history_of, read_parts
 from lynx_engine.safety.classifiers import installed_classifiers
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.variants import REGISTRY, check_entries, get_variant
 from lynx_engine.weights.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from lynx_engine.manifest.values import Manifest, Subject
 
 CLIPS_FOLDER = "clips"
@@ -81,9 +83,10 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
             )
             weights_problems[name] = (Problem(name, text),)
     folder = settings.campaign_dir(manifest.campaign)
-    history = read_history(folder / LOG_FOLDER)
-    if history.by_job:
-        history = _with_plain_digests(history, photos, read_workspace_key(settings.state_dir))
+    log = read_parts(folder / LOG_FOLDER)
+    if not log.is_empty():
+        log = _with_plain_digests(log, photos, read_workspace_key(settings.state_dir))
+    history = history_of(log)
     return PlanFacts(
         photos=photos,
         photo_problems=photo_problems,
@@ -187,32 +190,42 @@ def intact_clips(folder: Path, history: History) -> frozenset[str]:
 
     Enough to see a deleted, emptied or cut clip without reading a night's work again.
     """
-    return frozenset(
-        name
-        for name, size in history.clip_bytes.items()
-        if (folder / name).is_file() and (folder / name).stat().st_size == size
-    )
+    there = file_sizes(folder)
+    return frozenset(n for n, size in history.clip_bytes.items() if there.get(n) == size)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the name and size of each file in a folder, none if it is not there.
+
+    One listing: to ask for a hundred thousand names one by one takes ten times as long.
+
+    Raises:
+        OSError: If the folder cannot be listed.
+    """
+    sizes: dict[str, int] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    if entry.is_file():
+                        sizes[entry.name] = entry.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return sizes
 
 
 def _with_plain_digests(
-    history: History, photos: Mapping[str, tuple[PhotoFacts, ...]], key: bytes | None
-) -> History:
+    log: pl.DataFrame, photos: Mapping[str, tuple[PhotoFacts, ...]], key: bytes | None
+) -> pl.DataFrame:
     """Name a past photo by its plain digest where it is one of today's `photos`.
 
     The log keeps keyed digests only. A photo that is not here any more keeps its keyed one, which
     equals no plain digest: the photo has changed.
     """
+    import polars as pl
+
     if key is None:
-        return history
+        return log
     digests = (subject_digest(found) for found in photos.values())
     plain = {keyed_digest(digest, key): digest for digest in digests}
-
-    def renamed(past: PastResult) -> PastResult:
-        kept = str(past.request["subject_digest"])
-        return replace(past, request={**past.request, "subject_digest": plain.get(kept, kept)})
-
-    return replace(
-        history,
-        latest={name: renamed(past) for name, past in history.latest.items()},
-        by_job={job_id: renamed(past) for job_id, past in history.by_job.items()},
-    )
+    return log.with_columns(pl.col("subject_digest").replace(plain))

@@ -36,7 +36,7 @@ def command(
     Then what the rows need, whether they fit this machine's devices, and how long they will take.
     """
     from lynx_engine.capacity.machine import find_devices
-    from lynx_engine.cli.console import note, say, say_json, show_table
+    from lynx_engine.cli.console import note, say, say_long_json, show_table
     from lynx_engine.cli.forecasts import (
         COLUMNS,
         campaign_as_json,
@@ -67,7 +67,8 @@ def command(
     forecaster, ahead = look_ahead(plan, settings, find_devices())
     kinds = forecast_rows(plan, forecaster)
     if json:
-        say_json({**_as_json(plan, facts, disk), "forecast": campaign_as_json(kinds, ahead)})
+        forecast = campaign_as_json(kinds, ahead)
+        say_long_json({**_as_json(plan, facts, disk), "forecast": forecast})
         return
     waiting = [
         *((p.job, "run", p.why) for p in plan.to_run),
@@ -133,9 +134,10 @@ def _shortcuts(job: RenderJob) -> str:
 
 
 def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]:
+    """Return a plan in plain values; the rows are made as they are printed."""
     return {
         "campaign": plan.campaign,
-        "to_run": [
+        "to_run": (
             {
                 "job_id": p.job.job_id,
                 "clip": p.job.clip_name,
@@ -149,11 +151,11 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
                 "request": {k: v for k, v in p.job.request().items() if k != "subject_digest"},
             }
             for p in plan.to_run
-        ],
+        ),
         # The recorded name: a row renamed since keeps its clip.
-        "done": [
+        "done": (
             {"job_id": job.job_id, "clip": facts.by_job[job.job_id].clip} for job in plan.done
-        ],
+        ),
         "low_identity": [job.job_id for job in plan.low_identity],
         "most_renderings": plan.most_renderings,
         "disk_bytes": disk,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lynx_engine.collector import collector_at_rest
 from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.manifest.table_rows import read_table
 from lynx_engine.manifest.values import Manifest
@@ -16,6 +17,7 @@ _READERS = {".yaml": read_yaml, ".yml": read_yaml, ".csv": read_table, ".jsonl":
 SUFFIXES = frozenset(_READERS)
 
 
+@collector_at_rest()
 def read_manifest(path: Path | str, *, lenient: bool = False) -> Manifest:
     """Read what an author wrote, and check every value that needs no variant to be judged.
 

@@ -33,6 +33,7 @@ SETTING_COLUMNS = (
 )
 _MOST_DIGITS = 40
 COLUMNS = (*SUBJECT_COLUMNS, "prompt", "prompt_file", "seed", *SETTING_COLUMNS)
+_KNOWN = frozenset(COLUMNS)
 
 Cell = object
 """Text in CSV, a JSON value in JSON Lines; None where there is no such column or key."""
@@ -149,13 +150,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, Sequence[Cell] | str]]:
         if not written.strip():
             continue
         try:
-            value = json.loads(
-                written,
-                object_pairs_hook=_unique_keys,
-                parse_constant=_refuse_constant,
-                parse_int=_read_whole,
-            )
-            values = _known_keys(value)
+            values = _known_keys(_JSON.decode(written))
         except (ValueError, RecursionError) as error:
             yield line, _json_letter(error)
         else:
@@ -182,11 +177,17 @@ def _read_whole(text: str) -> int:
     return int(text)
 
 
+# Made once: json.loads would build a decoder for each of a hundred thousand rows.
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_int=_read_whole
+)
+
+
 def _known_keys(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ValueError('a row is an object, as in {"subject": "host", "prompt": "..."}')
     values = cast("dict[str, object]", value)
-    unknown = [name for name in values if name not in COLUMNS]
+    unknown = [name for name in values if name not in _KNOWN]
     if unknown:
         advice = [f"{name!r}{nearest(name, COLUMNS) or '; remove it'}" for name in unknown]
         raise ValueError(f"unknown key {' and '.join(advice)}")

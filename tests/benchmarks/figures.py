@@ -16,6 +16,16 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "P4": (">=", 1.0),
     "P6": ("<=", 0.01),
     "P7_idle_ms": ("<=", 10.0),
+    **{
+        f"P8_{name}": ("<=", most)
+        for command in ("csv", "distinct", "matrix", "resume")
+        for name, most in ((f"{command}_s", 2.0), (f"{command}_mb", 400.0))
+    },
+    "P8_rows_s": ("<=", 10.0),
+    "P8_rows_mb": ("<=", 400.0),
+    "P8_resume_10000_s": ("<=", 2.0),
+    "scale_wait_ms": ("<=", 10.0),
+    "scale_wait_last_tenth_ms": ("<=", 10.0),
     "P9_tiny_2_workers": (">=", 1.7),
     "P9_8_sleepers": (">=", 0.97),
     "P9_mixed_over_bound": ("<=", 1.05),

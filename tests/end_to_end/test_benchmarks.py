@@ -15,6 +15,7 @@ from tests.benchmarks.bench_campaign import count_work
 
 FIGURES = {
     "bench_cli": {"P11_help_s", "P11_check_s"},
+    "bench_scale": {"P8_csv_s", "P8_plan_json_mb", "P8_resume_s", "P8_status_mb", "scale_wait_ms"},
     "bench_step": {"P3", "P4"},
     "bench_memory": {"P10_8"},
     "bench_speed": {"speed_cache", "speed_distilled"},

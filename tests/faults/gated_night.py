@@ -62,7 +62,7 @@ def plan_now(settings: Settings, seeds: tuple[int, ...]) -> RenderPlan:
     known = read_history(folder / "provenance")
     clips = intact_clips(folder / "clips", known)
     past = Past(known.latest, known.by_job, known.attempts, clips)
-    to_run, done, held = sort_by_past([job_of(seed) for seed in seeds], past, None)
+    to_run, done, held, _ = sort_by_past([job_of(seed) for seed in seeds], past, None)
     return RenderPlan(CAMPAIGN, tuple(to_run), tuple(done), tuple(held))
 
 

@@ -134,7 +134,7 @@ def plan_again(
     known = history(folder)
     clips = intact_clips(folder / "outputs/trial/clips", known)
     facts = Past(known.latest, known.by_job, known.attempts, clips)
-    to_run, done, held = sort_by_past(rows, facts, retry)
+    to_run, done, held, _ = sort_by_past(rows, facts, retry)
     return RenderPlan("trial", tuple(to_run), tuple(done), tuple(held))
 
 

@@ -88,7 +88,7 @@ class Place:
         history = read_history(folder / "provenance")
         clips = intact_clips(folder / "clips", history)
         past = Past(history.latest, history.by_job, history.attempts, clips)
-        to_run, done, held = sort_by_past(jobs, past, None)
+        to_run, done, held, _ = sort_by_past(jobs, past, None)
         return RenderPlan("trial", tuple(to_run), tuple(done), tuple(held))
 
     def records(self) -> list[dict[str, object]]:

@@ -47,7 +47,7 @@ def past(folder: Path, *records: ProvenanceRecord, there: bool = True) -> Past:
 
 
 def judged(known: Past, retry: RetryFilter | None = None) -> PlannedJob | str:
-    to_run, done, _ = sort_by_past([JOB], known, retry)
+    to_run, done, _, _ = sort_by_past([JOB], known, retry)
     return to_run[0] if to_run else "done" if done else "held"
 
 
@@ -133,7 +133,7 @@ def test_a_row_that_passed_is_done_and_one_that_lost_its_clip_keeps_no_score(
 def test_more_attempts_make_another_request_and_the_reason_names_the_gate(tmp_path: Path) -> None:
     known = past(tmp_path, FIRST, WORSE, THIRD)
     more = replace(JOB, gate=str(replace(GATE, attempts=5)))
-    to_run, _, _ = sort_by_past([more], known, None)
+    to_run, _, _, _ = sort_by_past([more], known, None)
     assert seeds(to_run[0]) == (1, 5, None)
     assert to_run[0].why == (
         "changed: identity gate '0.55, 3 seeds, best; by dlib 20' -> "
@@ -142,7 +142,7 @@ def test_more_attempts_make_another_request_and_the_reason_names_the_gate(tmp_pa
 
 
 def planned_before(known: Past, retry: RetryFilter | None = None) -> RenderPlan:
-    to_run, done, held = sort_by_past([JOB], known, retry)
+    to_run, done, held, _ = sort_by_past([JOB], known, retry)
     return RenderPlan("trial", tuple(to_run), tuple(done), tuple(held))
 
 

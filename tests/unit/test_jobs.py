@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lynx_engine.jobs import REQUEST_FIELDS, Lora, RenderJob
+from lynx_engine.digest import digest_mapping
+from lynx_engine.jobs import REQUEST_FIELDS, JobPattern, Lora, RenderJob
 from lynx_engine.shapes import FrameSize
 from tests.support.jobs import make_job
 
@@ -78,3 +81,35 @@ def test_longer_larger_and_finer_clips_cost_more() -> None:
     larger = FrameSize(128, 64)
     for other in (replace(job, frames=13), replace(job, size=larger), replace(job, steps=8)):
         assert other.cost > job.cost
+
+
+_GOLDEN = {
+    "plain": "8243b34882927ffe0c23653eed5abd9920c47fbf6aab56929dd9080b265bd180",
+    "gated": "ff532a8842430e48bb40928757899754f7359dc125e109ea6dfe916e261ac6d0",
+}
+
+
+def test_id_of_a_request_is_what_it_always_was() -> None:
+    assert make_job().job_id == _GOLDEN["plain"]
+    gated = make_job(gate="0.5, 1 seed, best; by r", prompt='é "quoted"\n\ud800', seed=2**63 - 1)
+    assert gated.job_id == _GOLDEN["gated"]
+
+
+@given(
+    prompt=st.text(),
+    negative=st.text(),
+    seed=st.integers(0, 2**63 - 1),
+    guidance=st.floats(0, 100),
+    gate=st.sampled_from(["", "0.5, 1 seed, best; by r"]),
+)
+def test_pattern_makes_the_job_and_the_id_that_the_whole_request_gives(
+    prompt: str, negative: str, seed: int, guidance: float, gate: str
+) -> None:
+    first = make_job(negative_prompt=negative, guidance_text=guidance, gate=gate)
+    row: dict[str, Any] = {"where": "t.csv:9", "prompt_name": "p", "prompt": prompt, "seed": seed}
+    made = JobPattern(first).job(**row)
+    assert made == replace(first, **row)
+    request = made.request()
+    if not gate:
+        del request["gate"]
+    assert made.job_id == digest_mapping(request)

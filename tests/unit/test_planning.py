@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lynx_engine import planning
 from lynx_engine.cli.render import with_memory
 from lynx_engine.dispatch import work_of
 from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.jobs import Lora, RenderPlan
 from lynx_engine.manifest.read import read_manifest
+from lynx_engine.manifest.values import Manifest, Prompt, Row, WrittenSettings
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import REGISTRY, get_variant
@@ -509,3 +512,22 @@ def test_lowvram_renders_every_row_low_and_leaves_the_ids() -> None:
     low = with_memory(planned, "low")
     assert [p.job.memory for p in low.to_run] == ["low", "low"]
     assert [p.job.job_id for p in low.to_run] == [p.job.job_id for p in planned.to_run]
+
+
+def test_settings_are_judged_once_however_many_rows_share_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[object] = []
+    complete = planning.complete
+
+    def counted(row: Any, *rest: Any, **more: Any) -> Any:
+        judged.append(row)
+        return complete(row, *rest, **more)
+
+    monkeypatch.setattr(planning, "complete", counted)
+    settings = WrittenSettings(variant="sleeper")
+    rows = tuple(Row(f"m.csv:{n}", None, Prompt("p", "A walk."), n, settings) for n in range(500))
+    facts = PlanFacts(today=date(2026, 1, 1), weights={"sleeper": "w"})
+    plan = plan_renders(Manifest("trial", "m.csv", {}, rows), facts)
+    assert len(plan.to_run) == 500
+    assert len(judged) == 1
