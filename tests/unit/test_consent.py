@@ -13,6 +13,7 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import Consent, Subject
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.variants import REGISTRY
 
@@ -67,7 +68,7 @@ def test_each_setting_answers_each_state(setting: str, state: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_a_withdrawal_outweighs_every_setting_and_state(setting: str, state: str) -> None:
     found = standing_of(STATES[state], TODAY, setting=setting, withdrawn="took it back")
-    assert found == Standing("withdrawn", refusal="took it back")
+    assert found == Standing("withdrawn", refusal="took it back", rule=Rule.WITHDRAWN_CONSENT)
 
 
 @pytest.mark.parametrize("setting", ["required", "warn", "off"])

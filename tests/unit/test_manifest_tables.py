@@ -17,6 +17,7 @@ from lynx_engine.manifest.tables import COLUMNS, SETTING_COLUMNS, cut_csv
 from lynx_engine.manifest.values import Consent, LoraFile, Manifest
 from lynx_engine.recipes import laid_over
 from lynx_engine.shapes import FrameSize
+from tests.support.letters import in_words
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def read(data: str | bytes, name: str = "m.csv") -> Manifest:
 def letters(data: str | bytes, name: str = "m.csv") -> list[str]:
     with pytest.raises(RefusedError) as caught:
         read(data, name)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 def test_every_column_of_a_row_is_understood() -> None:

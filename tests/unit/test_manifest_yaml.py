@@ -15,6 +15,7 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import LoraFile, Manifest, WrittenSettings
 from lynx_engine.shapes import FrameSize
+from tests.support.letters import in_words
 
 HOST = "subjects: {host: {image: host.png, synthetic: true}}\n"
 
@@ -33,7 +34,7 @@ def read(text: str) -> Manifest:
 def letters(text: str) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         read(text)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 DESIGN_EXAMPLE = """\
@@ -345,7 +346,7 @@ def test_a_file_that_is_no_manifest_is_answered(data: bytes, letter: str) -> Non
     Path("m.yaml").write_bytes(data)
     with pytest.raises(RefusedError) as caught:
         read_manifest("m.yaml")
-    assert [str(problem) for problem in caught.value.problems] == [letter]
+    assert [in_words(problem) for problem in caught.value.problems] == [letter]
 
 
 @given(
@@ -399,7 +400,7 @@ def test_paths_that_are_no_manifest_are_answered(in_folder: Path) -> None:
     }.items():
         with pytest.raises(RefusedError) as caught:
             read_manifest(path)
-        assert [str(problem) for problem in caught.value.problems] == [f"{path}: {text}"]
+        assert [in_words(problem) for problem in caught.value.problems] == [f"{path}: {text}"]
 
 
 def test_every_name_a_row_or_matrix_gets_wrong_is_told_at_once() -> None:
