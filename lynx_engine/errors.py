@@ -264,5 +264,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     import difflib  # here: only a mistake pays for it
 
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean '{found[0]}'?" if found else ""
+    # Upper and lower case, and what joins words, are no difference in kind.
+    alike = {_folded(word): word for word in reversed(known)}
+    found = difflib.get_close_matches(_folded(name), alike, n=1, cutoff=0.6)
+    return f", did you mean '{alike[found[0]]}'?" if found else ""
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().translate(_JOINTS)
+
+
+_JOINTS = str.maketrans("- \xa0", "___")

@@ -47,6 +47,8 @@ class Rule(StrEnum):
     HEADER = "header", "A table's first line does not name its columns."
     RAGGED_ROW = "ragged-row", "A row of a table has more or fewer cells than the header."
 
+    SPREADSHEET_ERROR = "spreadsheet-error", "A cell is what a spreadsheet writes for a failure."
+
     # Its keys and values.
     BAD_KEY = "bad-key", "A key is empty or no plain word."
     UNKNOWN_KEY = "unknown-key", "A key or column that a manifest does not have."

@@ -17,6 +17,8 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 MAX_PROMPT_FILE_BYTES = 64 * 1024
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_AS_UTF8 = "save it as UTF-8 (Excel: Save As, CSV UTF-8; editors: Save As, encoding UTF-8)"
+_LOOKED_AT_BYTES = 64
 
 
 def read_manifest_text(path: Path) -> str:
@@ -98,24 +100,36 @@ def _read_plain_file(path: Path, limit: int, limit_in_words: str) -> bytes:
 
 
 def _decode(data: bytes) -> str:
-    if data.startswith(_UTF16_MARKS):
-        raise _UnreadableError(Rule.ENCODING, "the file is UTF-16; save it as UTF-8", 1)
+    if data.startswith(_UTF16_MARKS) or _is_unmarked_utf16(data[:_LOOKED_AT_BYTES]):
+        raise _UnreadableError(Rule.ENCODING, f"the file is UTF-16; {_AS_UTF8}", 1)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = _line_after(data[: error.start].decode("utf-8-sig"))
         raise _UnreadableError(
-            Rule.ENCODING, "not UTF-8 text from here on; save the file as UTF-8", line
+            Rule.ENCODING, f"the file is not UTF-8 text from here on; {_AS_UTF8}", line
         ) from None
     nul = text.find("\0")
     if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
+        line = _line_after(text[:nul])
         raise _UnreadableError(
             Rule.BAD_CHARACTER,
             "a NUL character stands here; delete it, or save the file as UTF-8 text",
             line,
         )
     return text
+
+
+def _is_unmarked_utf16(start: bytes) -> bool:
+    """Return whether every second byte is zero: Latin text in two bytes a character."""
+    halves = (start[0::2], start[1::2])
+    zeros = [half.count(0) for half in halves]
+    return len(start) >= 4 and min(zeros) == 0 and max(zeros) * 2 > len(halves[1])
+
+
+def _line_after(text: str) -> int:
+    """Return the line on which what follows `text` stands, whatever ends the lines."""
+    return text.count("\n") + text.count("\r") - text.count("\r\n") + 1
 
 
 def _kind_of(mode: int) -> str:

@@ -5,6 +5,7 @@ It is told what was expected and what was found; it decides only how to say so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast, get_args
 
@@ -19,6 +20,8 @@ from lynx_engine.manifest_rules import Rule
 
 Place = tuple[str | int, ...]
 """Keys and indices that lead from a value to one inside it."""
+
+_QUOTED = re.compile("'([^']*)'")
 
 _WANTED = {
     "int_type": "a whole number",
@@ -82,8 +85,10 @@ def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> Lette
         text = _not_text(label, given)
     elif kind == "literal_error":
         found = Rule.NOT_A_CHOICE
-        wanted = str(context["expected"]).replace("'", "")
-        text = f"{label} is {shown(given)}; it takes {wanted}"
+        choices = str(context["expected"])
+        wanted = choices.replace("'", "")
+        hint = nearest(given, _QUOTED.findall(choices)) if isinstance(given, str) else ""
+        text = f"{label} is {shown(given)}; it takes {wanted}{hint}"
     elif kind in {"greater_than_equal", "less_than_equal"}:
         found = Rule.BAD_SEED if label == "seed" else Rule.OUT_OF_RANGE
         text = _out_of_bounds(label, given, context)

@@ -26,6 +26,7 @@ from lynx_engine.manifest.schema import (
     check_seed,
     written_settings,
 )
+from lynx_engine.manifest.spreadsheets import what_to_write
 from lynx_engine.manifest.tables import (
     COLUMNS,
     CUTTERS,
@@ -143,7 +144,8 @@ class _Reading:
                 0 if self._table.is_blank(seed_cell) else check_seed(self._typed("seed", seed_cell))
             )
         except RuleError as error:
-            letters.append(error.letter)
+            rule, text = error.letter
+            letters.append(Letter(rule, text + what_to_write("seed", seed_cell)))
         try:
             prompt = self._prompt(prompt_cell, file_cell)
         except RuleError as error:
@@ -360,6 +362,7 @@ def _letter(model: type[BaseModel], place: Place, detail: ErrorDetails) -> Lette
     column = _column(place)
     inner = label_of_place(place, column)
     rule, text = letter(detail, column if inner in column else inner, keys_at(model, place))
+    text += what_to_write(column, detail["input"])
     return Letter(rule, text if column in text else f"{column}: {text}")
 
 

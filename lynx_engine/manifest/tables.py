@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 from lynx_engine.errors import Letter, Problem, RefusedError, RuleError, nearest
 from lynx_engine.manifest.schema import RenderSettings
+from lynx_engine.manifest.spreadsheets import is_error_value, told_separator
 from lynx_engine.manifest_rules import Rule
 
 SUBJECT_COLUMNS = (
@@ -33,6 +34,7 @@ SETTING_COLUMNS = (
     "video_crf",
 )
 _MOST_DIGITS = 40
+DELIMITERS = (",", ";", "\t")
 COLUMNS = (*SUBJECT_COLUMNS, "prompt", "prompt_file", "seed", *SETTING_COLUMNS)
 
 Cell = object
@@ -70,24 +72,39 @@ class Table:
 
 
 def cut_csv(text: str, path: str) -> Table:
-    """Cut a CSV file with a header; commas, or semicolons when the header has no comma.
+    """Cut a CSV file with a header, as spreadsheets write it.
+
+    Cells end at commas; at semicolons or tabs when the header has no comma; or at what a first line
+    such as `sep=;` says. Columns without a name at the end, and rows of empty cells, are nothing.
 
     Raises:
         RefusedError: If the header is missing, or names a column twice or an unknown one.
     """
-    first_line = text.split("\n", 1)[0]
-    delimiter = ";" if ";" in first_line and "," not in first_line else ","
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    lines = io.StringIO(text, newline="")
+    delimiter, skipped = _delimiter(lines)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, list[str]())]
     except csv.Error as error:
-        raise RefusedError([_not_csv(path, 1, error)]) from None
-    problems = list(_header_problems(header, path))
+        raise RefusedError([_not_csv(path, skipped + 1, error)]) from None
+    while header and not header[-1]:
+        header.pop()
+    problems = list(_header_problems(header, f"{path}:{skipped + 1}"))
     if problems:
         raise RefusedError(problems)
     table = Table(tuple(header), iter(()), is_text=True)
-    table.rows = _csv_rows(reader, table, path)
+    table.rows = _csv_rows(reader, table, path, skipped)
     return table
+
+
+def _delimiter(lines: io.StringIO) -> tuple[str, int]:
+    """Return what ends cells, and how many lines stand before the header, `lines` being there."""
+    first_line = lines.readline().rstrip("\r\n")
+    told = told_separator(first_line)
+    if told is not None:
+        return told, 1
+    lines.seek(0)
+    return next((mark for mark in DELIMITERS if mark in first_line), ","), 0
 
 
 def cut_json_lines(text: str, path: str) -> Table:
@@ -96,8 +113,7 @@ def cut_json_lines(text: str, path: str) -> Table:
     return Table(COLUMNS, _json_rows(text), is_text=False)
 
 
-def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
-    where = f"{path}:1"
+def _header_problems(header: Sequence[str], where: str) -> Iterator[Problem]:
     if not header:
         yield Problem(
             where,
@@ -123,21 +139,28 @@ def _header_problems(header: Sequence[str], path: str) -> Iterator[Problem]:
 
 
 def _csv_rows(
-    reader: _CsvReader, table: Table, path: str
+    reader: _CsvReader, table: Table, path: str, skipped: int
 ) -> Iterator[tuple[int, Sequence[Cell] | Letter]]:
     width = len(table.columns)
-    line = reader.line_num + 1
+    line = skipped + reader.line_num + 1
     try:
         for cells in reader:
-            if len(cells) == width:
+            if not any(map(str.strip, cells)):
+                pass  # spreadsheets end a table with rows of delimiters
+            elif failed := [cell.strip() for cell in cells if "#" in cell and is_error_value(cell)]:
+                text = f"{failed[0]} is an error of the spreadsheet; mend the cell and export again"
+                yield line, Letter(Rule.SPREADSHEET_ERROR, text)
+            elif len(cells) == width:
                 yield line, cells
-            elif cells:
+            elif len(cells) > width and not any(map(str.strip, cells[width:])):
+                yield line, cells[:width]
+            else:
                 count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
                 text = (
                     f"the row has {count}, the header {width}; quote cells that hold the delimiter"
                 )
                 yield line, Letter(Rule.RAGGED_ROW, text)
-            line = reader.line_num + 1
+            line = skipped + reader.line_num + 1
     except csv.Error as error:
         table.file_problems.append(_not_csv(path, line, error))
 

@@ -123,7 +123,8 @@ def test_ragged_csv_names_the_row_and_both_counts(workspace: Workspace) -> None:
     table += "one,one.png,public-domain,Hello, she waves.,tiny\n"
     (problem,) = refused(workspace, "m.csv", table)
     assert problem == (
-        "m.csv:3: the row has 6 cells, the header 5; quote cells that hold the delimiter"
+        "m.csv:3: the row has 6 cells, the header 5; quote cells that hold the delimiter "
+        "[ragged-row]"
     )
 
 

@@ -19,6 +19,8 @@ from lynx_engine.recipes import laid_over
 from lynx_engine.shapes import FrameSize
 from tests.support.letters import in_words
 
+AS_UTF8 = "save it as UTF-8 (Excel: Save As, CSV UTF-8; editors: Save As, encoding UTF-8)"
+
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +194,8 @@ def test_a_wrong_consent_is_answered_at_the_cell_that_holds_it() -> None:
     ("data", "letter"),
     [
         (b"prompt\nfine\ncaf\xe9\n",
-         "m.csv:3: not UTF-8 text from here on; save the file as UTF-8"),
-        ("prompt\nx\n".encode("utf-16"), "m.csv:1: the file is UTF-16; save it as UTF-8"),
+         "m.csv:3: the file is not UTF-8 text from here on; " + AS_UTF8),
+        ("prompt\nx\n".encode("utf-16"), "m.csv:1: the file is UTF-16; " + AS_UTF8),
         (b"prompt\nx\0y\n", "m.csv:2: a NUL character stands here; delete it, or save the file as "
          "UTF-8 text"),
     ],

@@ -17,6 +17,8 @@ from lynx_engine.manifest.values import LoraFile, Manifest, WrittenSettings
 from lynx_engine.shapes import FrameSize
 from tests.support.letters import in_words
 
+AS_UTF8 = "save it as UTF-8 (Excel: Save As, CSV UTF-8; editors: Save As, encoding UTF-8)"
+
 HOST = "subjects: {host: {image: host.png, synthetic: true}}\n"
 
 
@@ -273,7 +275,7 @@ def test_prompt_files_stay_inside_the_manifests_folder(in_folder: Path) -> None:
         "'folder': is a folder, not a file",
         "'pipe': is a pipe, not a file",
         "'long.txt': larger than 64 KB, the limit; split it",
-        "'latin.txt': not UTF-8 text from here on; save the file as UTF-8",
+        "'latin.txt': the file is not UTF-8 text from here on; " + AS_UTF8,
         "'blank.txt' is empty; write one prompt a line",
         "'gone.txt': no such file; check the path",
     ]
@@ -335,8 +337,8 @@ def test_reading_leniently_keeps_sound_rows_and_sorts_the_problems() -> None:
          "see the README"),
         (b"campaign: x\n", "m.yaml:1: there are no rows; write rows: or matrix:"),
         (b"rows: 5\n", "m.yaml:1: rows is 5; it takes a list"),
-        ("rows: []".encode("utf-16"), "m.yaml:1: the file is UTF-16; save it as UTF-8"),
-        (b"a: 1\nb: \xff\n", "m.yaml:2: not UTF-8 text from here on; save the file as UTF-8"),
+        ("rows: []".encode("utf-16"), "m.yaml:1: the file is UTF-16; " + AS_UTF8),
+        (b"a: 1\nb: \xff\n", "m.yaml:2: the file is not UTF-8 text from here on; " + AS_UTF8),
         (b"a: 1\n\0", "m.yaml:2: a NUL character stands here; delete it, or save the file as UTF-8 "
          "text"),
         (b"#" * (8 * 1024 * 1024 + 1), "m.yaml: larger than 8 MB, the limit; split it"),
