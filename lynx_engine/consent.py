@@ -45,7 +45,7 @@ class Standing:
     Attributes:
         word: What the record says.
         refusal: Why the face must not be used, or "".
-        rule: The rule of manifests by which it is refused, or None.
+        rule: The rule of manifests that is broken where it is refused or warned of, or None.
         warning: What a person should know who lets it be used all the same, or "".
     """
 
@@ -119,7 +119,8 @@ def warned_word(expires: date) -> str:
 
 def _lacking(state: str, rule: Rule, setting: str, fault: str, advice: str) -> Standing:
     if setting == WARN:
-        return Standing(f"{state} ({WARN})", warning=f"{fault}; its rows run, as consent is warn")
+        text = f"{fault}; its rows run, as consent is warn"
+        return Standing(f"{state} ({WARN})", rule=rule, warning=text)
     return Standing(state, refusal=f"{fault}; {advice}", rule=rule)
 
 

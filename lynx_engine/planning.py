@@ -268,9 +268,10 @@ class _Drafting:
             return (Problem(row.where, text, Rule.MISSING_SUBJECT),)
         if row.subject not in self._subjects:
             subject = self._manifest.subjects[row.subject]
-            warning = _standing(subject, self._facts).warning
-            if warning:
-                self._warnings.append(Problem(subject.where, warning))
+            standing = _standing(subject, self._facts)
+            if standing.warning:
+                warning = Problem(subject.where, standing.warning, standing.rule)
+                self._warnings.append(warning)
             self._subjects[row.subject] = (
                 *consent_problems(subject, self._facts),
                 *self._facts.photo_problems.get(row.subject, ()),

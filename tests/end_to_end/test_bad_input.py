@@ -155,7 +155,7 @@ def test_problems_are_json_when_asked(workspace: Workspace) -> None:
     done = workspace.run("check", "m.yaml", "--json")
     assert done.returncode == 2
     (problem,) = json.loads(done.stdout)["problems"]
-    assert problem["where"] == "m.yaml:4"
+    assert (problem["where"], problem["rule"]) == ("m.yaml:4", "unknown-subject")
     assert "won" in problem["text"]
 
 
