@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from lynx_engine.manifest.values import Subject
+from lynx_engine.manifest_rules import Rule
 
 REQUIRED = "required"
 WARN = "warn"
@@ -44,11 +45,13 @@ class Standing:
     Attributes:
         word: What the record says.
         refusal: Why the face must not be used, or "".
+        rule: The rule of manifests that is broken where it is refused or warned of, or None.
         warning: What a person should know who lets it be used all the same, or "".
     """
 
     word: str
     refusal: str = ""
+    rule: Rule | None = None
     warning: str = ""
 
 
@@ -65,7 +68,7 @@ def standing_of(
         withdrawn: Why the subject counts as withdrawn, or "".
     """
     if withdrawn:
-        return Standing("withdrawn", refusal=withdrawn)
+        return Standing("withdrawn", refusal=withdrawn, rule=Rule.WITHDRAWN_CONSENT)
     if subject.synthetic:
         return Standing(SYNTHETIC)
     if setting == OFF:
@@ -73,6 +76,7 @@ def standing_of(
     if subject.consent is None:
         return _lacking(
             "none",
+            Rule.NO_CONSENT,
             setting,
             f"subject '{subject.name}' has no consent",
             "write the basis you hold, as in consent: {basis: contract} (consent_basis in a "
@@ -82,6 +86,7 @@ def standing_of(
     if is_over(expires, today):
         return _lacking(
             f"expired {expires}",
+            Rule.EXPIRED_CONSENT,
             setting,
             f"consent of subject '{subject.name}' expired on {expires}",
             "renew it and write the new date, or remove the subject",
@@ -112,10 +117,11 @@ def warned_word(expires: date) -> str:
     return f"expired {expires} ({WARN})"
 
 
-def _lacking(state: str, setting: str, fault: str, advice: str) -> Standing:
+def _lacking(state: str, rule: Rule, setting: str, fault: str, advice: str) -> Standing:
     if setting == WARN:
-        return Standing(f"{state} ({WARN})", warning=f"{fault}; its rows run, as consent is warn")
-    return Standing(state, refusal=f"{fault}; {advice}")
+        text = f"{fault}; its rows run, as consent is warn"
+        return Standing(f"{state} ({WARN})", rule=rule, warning=text)
+    return Standing(state, refusal=f"{fault}; {advice}", rule=rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+from lynx_engine.manifest_rules import Rule
 
 
 class ExitCode(IntEnum):
@@ -72,14 +74,44 @@ class Problem:
     Attributes:
         where: File and line as `path:line`, or the file, setting or device concerned.
         text: What is wrong, why, and what to do, in one or two sentences.
+        rule: The rule of manifests that was broken; None for a fault of anything else.
     """
 
     where: str
     text: str
+    rule: Rule | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """Return `where: text`, the form every command prints."""
-        return f"{self.where}: {self.text}"
+        """Return `where: text [rule]`, the form every command prints."""
+        return f"{self.where}: {self.text}" + (f" [{self.rule}]" if self.rule else "")
+
+    def as_json(self) -> dict[str, str | None]:
+        """Return the problem as `--json` tells it."""
+        return {"where": self.where, "text": self.text, "rule": self.rule}
+
+
+class Letter(NamedTuple):
+    """What is wrong with a manifest, by the rule it breaks; where that is, `at` adds."""
+
+    rule: Rule
+    text: str
+
+    def at(self, where: str) -> Problem:
+        """Return the problem at a file and line."""
+        return Problem(where, self.text, self.rule)
+
+
+class RuleError(ValueError):
+    """A value that breaks a rule of manifests.
+
+    Attributes:
+        letter: The rule, and the words for the author.
+    """
+
+    def __init__(self, rule: Rule, text: str) -> None:
+        """Refuse by `rule`; `text` says what is wrong, why, and what to do."""
+        self.letter = Letter(rule, text)
+        super().__init__(text)
 
 
 class LynxError(Exception):
@@ -232,5 +264,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     import difflib  # here: only a mistake pays for it
 
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean '{found[0]}'?" if found else ""
+    # Upper and lower case, and what joins words, are no difference in kind.
+    alike = {_folded(word): word for word in reversed(known)}
+    found = difflib.get_close_matches(_folded(name), alike, n=1, cutoff=0.6)
+    return f", did you mean '{alike[found[0]]}'?" if found else ""
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().translate(_JOINTS)
+
+
+_JOINTS = str.maketrans("- \xa0", "___")

@@ -20,6 +20,7 @@ from lynx_engine.history import Past, RetryFilter, sort_by_past
 from lynx_engine.jobs import JobPattern, PastResult, RenderJob, RenderPlan, RowKey
 from lynx_engine.manifest.read import in_file_order
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Row, Subject, WrittenSettings
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.recipes import Fault, LoraFacts, Origin, Recipe, complete, laid_over
 from lynx_engine.variants import get_variant
 
@@ -157,8 +158,10 @@ def subject_digest(photos: Iterable[PhotoFacts]) -> str:
 
 def consent_problems(subject: Subject, facts: PlanFacts) -> tuple[Problem, ...]:
     """Return what forbids using a subject's face; to be asked before the face is read."""
-    refusal = _standing(subject, facts).refusal
-    return (Problem(subject.where, refusal),) if refusal else ()
+    standing = _standing(subject, facts)
+    if not standing.refusal:
+        return ()
+    return (Problem(subject.where, standing.refusal, standing.rule),)
 
 
 def _standing(subject: Subject, facts: PlanFacts) -> Standing:
@@ -186,7 +189,10 @@ class _Drafting:
             asked = IdentityGate(gate.min_score, gate.attempts, gate.keep, facts.evaluator)
             self._gate = str(asked)
         else:
-            self.refused = (*self.refused, Problem(gate.where, NO_EVALUATOR))
+            self.refused = (
+                *self.refused,
+                Problem(gate.where, NO_EVALUATOR, Rule.NO_EVALUATOR),
+            )
 
     @property
     def row_problems(self) -> tuple[Problem, ...]:
@@ -251,7 +257,9 @@ class _Drafting:
         problems = self._facts.weights_problems.get(variant, ())
         for problem in problems:
             # Told once, at the first row that asks for the variant.
-            self._note(self._placed(Fault("variant", Origin.NOWHERE, str(problem)), row))
+            told = f"{problem.where}: {problem.text}"
+            fault = Fault("variant", Origin.NOWHERE, Rule.MISSING_WEIGHTS, told)
+            self._note(self._placed(fault, row))
         return None if problems else recipe
 
     def _note(self, problem: Problem | None) -> None:
@@ -261,13 +269,14 @@ class _Drafting:
     def _placed(self, fault: Fault, row: Row) -> Problem | None:
         """Return a fault with its line: where it was written, else at the first row it concerns."""
         if fault.origin is Origin.ROW:
-            return Problem(row.where_of(fault.setting), fault.text)
+            return Problem(row.where_of(fault.setting), fault.text, fault.rule)
         if fault.origin is Origin.DEFAULTS:
-            return Problem(self._manifest.defaults_where.get(fault.setting, row.where), fault.text)
+            where = self._manifest.defaults_where.get(fault.setting, row.where)
+            return Problem(where, fault.text, fault.rule)
         if fault.text in self._unwritten:
             return None
         self._unwritten.add(fault.text)
-        return Problem(row.where, fault.text)
+        return Problem(row.where, fault.text, fault.rule)
 
     def _subject_problems(self, row: Row, recipe: Recipe | None) -> tuple[Problem, ...]:
         """Return what is wrong with the subject; with no recipe known, assume it will be used."""
@@ -277,12 +286,13 @@ class _Drafting:
             if recipe is None:
                 return ()
             text = f"{recipe.spec.name} renders a subject, and none is written; add subject"
-            return (Problem(row.where, text),)
+            return (Problem(row.where, text, Rule.MISSING_SUBJECT),)
         if row.subject not in self._subjects:
             subject = self._manifest.subjects[row.subject]
-            warning = _standing(subject, self._facts).warning
-            if warning:
-                self._warnings.append(Problem(subject.where, warning))
+            standing = _standing(subject, self._facts)
+            if standing.warning:
+                warning = Problem(subject.where, standing.warning, standing.rule)
+                self._warnings.append(warning)
             self._subjects[row.subject] = (
                 *consent_problems(subject, self._facts),
                 *self._facts.photo_problems.get(row.subject, ()),
@@ -294,7 +304,8 @@ class _Drafting:
         gate, evaluator = self._manifest.gate, self._facts.evaluator
         if gate is None or recipe is None or not conditions_too(evaluator, recipe.spec):
             return ()
-        return (Problem(gate.where, same_recogniser(evaluator, recipe.spec)),)
+        text = same_recogniser(evaluator, recipe.spec)
+        return (Problem(gate.where, text, Rule.SAME_RECOGNISER),)
 
     def _expiry(self, subject: Subject) -> date | None:
         asked = not subject.synthetic and self._facts.consent != OFF
@@ -356,9 +367,12 @@ def _twice(first: RenderJob, second: RenderJob) -> Problem:
         return Problem(
             second.where,
             f"two combinations here are one clip{cause}; remove the repeated value, or exclude one",
+            Rule.SAME_CLIP,
         )
     return Problem(
-        second.where, f"rows at {first.where} and {second.where} are one clip{cause}; remove one"
+        second.where,
+        f"rows at {first.where} and {second.where} are one clip{cause}; remove one",
+        Rule.SAME_CLIP,
     )
 
 
@@ -377,7 +391,9 @@ def _selection(only: Iterable[tuple[str, str]]) -> _Selection:
     for name, value in only:
         if name not in _FIELDS:
             advice = nearest(name, _FIELDS) or "; it takes subject, prompt, variant or seed"
-            raise RefusedError([Problem("--only", f"there is no field '{name}'{advice}")])
+            raise RefusedError(
+                [Problem("--only", f"there is no field '{name}'{advice}", Rule.SELECTION)]
+            )
         chosen[name] = chosen.get(name, frozenset()) | {value}
     return chosen
 
@@ -388,14 +404,17 @@ def _check_selection(selection: _Selection, jobs: Sequence[RenderJob]) -> None:
         unknown = sorted(values - known)
         if unknown:
             raise RefusedError(
-                Problem("--only", f"no row has {name} '{value}'{nearest(value, known)}")
+                Problem(
+                    "--only", f"no row has {name} '{value}'{nearest(value, known)}", Rule.SELECTION
+                )
                 for value in unknown
             )
     if jobs and not any(_is_selected(job, selection) for job in jobs):
         told = " and ".join(
             f"{name} {' or '.join(sorted(values))}" for name, values in selection.items()
         )
-        raise RefusedError([Problem("--only", f"no row has {told} together; leave one out")])
+        text = f"no row has {told} together; leave one out"
+        raise RefusedError([Problem("--only", text, Rule.SELECTION)])
 
 
 def _is_selected(job: RenderJob, selection: _Selection) -> bool:

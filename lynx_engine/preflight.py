@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_engine.errors import Problem, RefusedError, RowError
+from lynx_engine.errors import ErrorCode, Problem, RefusedError, RowError
 from lynx_engine.identity.detect import choose_face
 from lynx_engine.identity.found import FoundPhoto, find_in_photo
 from lynx_engine.identity.quality import (
@@ -27,6 +27,7 @@ from lynx_engine.identity.quality import (
 )
 from lynx_engine.jobs import RenderJob, RenderPlan
 from lynx_engine.manifest.read import in_file_order
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.planning import PlanFacts, consent_problems
 from lynx_engine.survey import twice_letter
@@ -151,7 +152,7 @@ def find_subject_faces(
                 known[key] = _landmarks(photo, key, vault, job.subject)
             found = known[key]
             if isinstance(found, str):
-                problem = Problem(job.where, _letter(job.subject, photo, found))
+                problem = Problem(job.where, _letter(job.subject, photo, found), Rule.BAD_FACE)
                 problems.setdefault(job.job_id, problem)
                 told[problem] = None
     if told and not skip_bad_rows:
@@ -223,12 +224,14 @@ def _reports(subject: Subject, facts: PlanFacts, vault: Vault | None) -> Iterato
         try:
             digest = inspect_photo(photo).digest
         except RowError as error:
-            yield PhotoReport(subject.name, photo, fault=Problem(subject.where, str(error)))
+            fault = Problem(subject.where, str(error), Rule.BAD_PHOTO)
+            yield PhotoReport(subject.name, photo, fault=fault)
             continue
         report = _report(subject, photo, digest, vault)
         first = seen.setdefault(digest, photo)
         if first is not photo:
-            fault = Problem(subject.where, twice_letter(subject.name, first, photo))
+            text = twice_letter(subject.name, first, photo)
+            fault = Problem(subject.where, text, Rule.SAME_PHOTO)
             report = replace(report, fault=fault)
         yield report
 
@@ -240,9 +243,9 @@ def _report(subject: Subject, photo: Path, digest: str, vault: Vault | None) -> 
         report = replace(report, found=found)
         chosen = found.faces.index(choose_face(found.faces, subject.face))
     except RowError as error:
-        return replace(
-            report, fault=Problem(subject.where, _letter(subject.name, photo, str(error)))
-        )
+        rule = Rule.BAD_PHOTO if error.code is ErrorCode.IMAGE else Rule.BAD_FACE
+        text = _letter(subject.name, photo, str(error))
+        return replace(report, fault=Problem(subject.where, text, rule))
     return replace(report, chosen=chosen, advice=advice_on(found.measures[chosen]))
 
 

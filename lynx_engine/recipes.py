@@ -16,6 +16,7 @@ from typing import TypeVar
 from lynx_engine.errors import nearest
 from lynx_engine.jobs import Lora
 from lynx_engine.manifest.values import LoraFile, WrittenSettings
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.shapes import FrameSize
 from lynx_engine.speed import DISTILLED, DISTILLED_STEPS, EXACT, recorded_speed
 from lynx_engine.variants import REGISTRY, get_variant
@@ -42,11 +43,13 @@ class Fault:
     Attributes:
         setting: Its name in the manifest.
         origin: Where it was written.
+        rule: The rule of manifests that it breaks.
         text: What is wrong, why, and what to do.
     """
 
     setting: str
     origin: Origin
+    rule: Rule
     text: str
 
 
@@ -120,16 +123,17 @@ def complete(
             f"no variant is written; add one of {_either(REGISTRY)} here (in YAML, or under "
             "defaults)"
         )
-        return None, (Fault("variant", Origin.ROW, text),)
+        return None, (Fault("variant", Origin.ROW, Rule.MISSING_VARIANT, text),)
     if name not in REGISTRY:
         advice = nearest(name, REGISTRY) or f"; there are {_either(REGISTRY)}"
         text = f"there is no variant '{name}'{advice}"
-        return None, (Fault("variant", _origin("variant", row, defaults), text),)
+        origin = _origin("variant", row, defaults)
+        return None, (Fault("variant", origin, Rule.UNKNOWN_VARIANT, text),)
     spec = get_variant(name)
     recipe = _recipe(spec, written, loras)
     faults = tuple(
-        Fault(setting, _origin(setting, row, defaults), text)
-        for setting, text in (
+        Fault(setting, _origin(setting, row, defaults), rule, text)
+        for setting, rule, text in (
             *_without_effect(spec, row),
             *_distilled_faults(recipe, row),
             *_shape_faults(spec, recipe),
@@ -200,7 +204,7 @@ def _or(value: _T | None, otherwise: _T) -> _T:
     return otherwise if value is None else value
 
 
-def _without_effect(spec: VariantSpec, row: WrittenSettings) -> Iterator[tuple[str, str]]:
+def _without_effect(spec: VariantSpec, row: WrittenSettings) -> Iterator[tuple[str, Rule, str]]:
     parts = (
         ("guidance_identity", "identity" in spec.branches, "identity branch"),
         ("scale_identity", spec.identity is not None, "identity adapter"),
@@ -210,17 +214,19 @@ def _without_effect(spec: VariantSpec, row: WrittenSettings) -> Iterator[tuple[s
         if getattr(row, setting) is not None and not has_part:
             yield (
                 setting,
+                Rule.NO_EFFECT,
                 f"{setting} has no effect: {spec.name} has no {part}. Remove it here (in YAML, "
                 "defaults may hold it for the variants that have one)",
             )
 
 
-def _distilled_faults(recipe: Recipe, row: WrittenSettings) -> Iterator[tuple[str, str]]:
+def _distilled_faults(recipe: Recipe, row: WrittenSettings) -> Iterator[tuple[str, Rule, str]]:
     if recipe.speed != DISTILLED:
         return
     if not recipe.loras:
         yield (
             "speed",
+            Rule.MISSING_LORA,
             "speed is distilled, and what has learned to render in few steps is a LoRA: none is "
             "written. Add loras: [{weights: file.safetensors}], or write speed: exact or cache",
         )
@@ -228,16 +234,18 @@ def _distilled_faults(recipe: Recipe, row: WrittenSettings) -> Iterator[tuple[st
         if getattr(row, setting) is not None:
             yield (
                 setting,
+                Rule.NO_EFFECT,
                 f"{setting} has no effect: with speed: distilled one branch runs, and its LoRA has "
                 "learned guidance. Remove it here (in YAML, defaults may hold it for other rows)",
             )
 
 
-def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, Rule, str]]:
     counts = spec.nearest_frames(recipe.frames)
     if counts:
         yield (
             "frames",
+            Rule.FRAMES_COUNT,
             f"frames is {recipe.frames}; {spec.name} renders {spec.frame_stride}k + 1 frames. "
             f"Use {_either(counts)}.",
         )
@@ -245,6 +253,7 @@ def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, str]
     if size is not None:
         yield (
             "size",
+            Rule.SIZE_MULTIPLE,
             f"size is {recipe.size}; {spec.name} renders sides that are multiples of "
             f"{spec.size_multiple}. Use {size}.",
         )
@@ -252,7 +261,7 @@ def _shape_faults(spec: VariantSpec, recipe: Recipe) -> Iterator[tuple[str, str]
 
 def _missing_abilities(
     spec: VariantSpec, recipe: Recipe, written: WrittenSettings, loras: Mapping[Path, LoraFacts]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, Rule, str]]:
     for setting, value, available in (
         ("memory", recipe.memory, spec.memory_tiers),
         ("speed", _or(written.speed, EXACT), spec.speeds),
@@ -261,25 +270,29 @@ def _missing_abilities(
         if value not in available:
             yield (
                 setting,
+                Rule.NOT_OFFERED,
                 f"{setting} is {value}; in this version {spec.name} offers {_either(available)}",
             )
     if recipe.loras and not spec.renders_loras:
-        yield "loras", f"in this version {spec.name} renders without LoRAs; remove loras"
+        text = f"in this version {spec.name} renders without LoRAs; remove loras"
+        yield "loras", Rule.NOT_OFFERED, text
     elif recipe.loras:
         for lora in written.loras or ():
             facts = loras.get(lora.path)
             if facts is None:
-                yield "loras", f"LoRA {lora.path} cannot be read; check its path"
+                text = f"LoRA {lora.path} cannot be read; check its path"
+                yield "loras", Rule.BAD_LORA, text
             elif spec.name in facts.faults:
-                yield "loras", facts.faults[spec.name]
+                yield "loras", Rule.BAD_LORA, facts.faults[spec.name]
 
 
 def _unchecked(
     spec: VariantSpec, recipe: Recipe, classifiers: Collection[str]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, Rule, str]]:
     if spec.is_checked(recipe.safety) and not classifiers:
         yield (
             "safety",
+            Rule.NO_CLASSIFIER,
             f"{spec.name} can depict people, and no safety classifier looks at its frames here. "
             "Install one (`pip install 'lynx_engine[safety]'` or `lynx-engine models pull "
             "safety`) and have the setting classifiers allow it, or take responsibility for what "

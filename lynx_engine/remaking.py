@@ -12,7 +12,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def remake(record: Record, settings: Settings) -> Remake:
         try:
             job, told = _planned(values, settings)
         except RefusedError as error:
-            told = [Problem(p.where, f"refused today: {p.text}") for p in error.problems]
+            told = [replace(p, text=f"refused today: {p.text}") for p in error.problems]
         warnings += told
     for field, change in _differences(record, job, key) if job is not None else ():
         problem = Problem(str(record["clip"] or record["job_id"]), _changed(field, change))
@@ -309,7 +309,7 @@ def _planned(values: Mapping[str, Any], settings: Settings) -> tuple[RenderJob, 
 
 def _without_place(error: ProblemsError, path: Path) -> Iterator[Problem]:
     for problem in error.problems:
-        yield Problem("row", problem.text) if str(path) in problem.where else problem
+        yield replace(problem, where="row") if str(path) in problem.where else problem
 
 
 def _differences(record: Record, job: RenderJob, key: bytes | None) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from lynx_engine.errors import Problem, RowError
 from lynx_engine.identity.detect import detector_name
 from lynx_engine.identity.evaluators import evaluator_name
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.media.images import inspect_photo
 from lynx_engine.models.lora_file import (
     PEFT_NEEDED,
@@ -75,13 +76,13 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
         try:
             weights[name] = weights_fingerprint(get_variant(name), settings.models_dir)
         except RowError as error:
-            weights_problems[name] = (Problem(name, str(error)),)
+            weights_problems[name] = (Problem(name, str(error), Rule.MISSING_WEIGHTS),)
         except OSError as error:
             text = (
                 f"{error.filename}: cannot be read ({error.strerror}). Let the user who renders "
                 "read it, and run the command again."
             )
-            weights_problems[name] = (Problem(name, text),)
+            weights_problems[name] = (Problem(name, text, Rule.MISSING_WEIGHTS),)
     folder = settings.campaign_dir(manifest.campaign)
     log = read_parts(folder / LOG_FOLDER)
     if not log.is_empty():
@@ -130,12 +131,13 @@ def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem,
         try:
             header = inspect_photo(image)
         except RowError as error:
-            problems.append(Problem(subject.where, str(error)))
+            problems.append(Problem(subject.where, str(error), Rule.BAD_PHOTO))
         else:
             found.append(PhotoFacts(header.digest, header.width_px, header.height_px))
             first = seen.setdefault(header.digest, image)
             if len(found) > len(seen):
-                problems.append(Problem(subject.where, twice_letter(subject.name, first, image)))
+                text = twice_letter(subject.name, first, image)
+                problems.append(Problem(subject.where, text, Rule.SAME_PHOTO))
                 found.pop()
     return tuple(found), tuple(problems)
 

@@ -41,7 +41,7 @@ def command(
     for warning in plan.warnings:
         note(str(warning))
     if json:
-        warnings = [{"where": w.where, "text": w.text} for w in plan.warnings]
+        warnings = [warning.as_json() for warning in plan.warnings]
         say_json({"campaign": read.campaign, "rows": rows, "problems": [], "warnings": warnings})
     elif not quiet:
         name = shlex.quote(str(manifest))

@@ -80,7 +80,7 @@ def complain(error: LynxError, *, as_json: bool = False) -> None:
         _stderr().print(letter, soft_wrap=True)
         return
     listed = error.problems if isinstance(error, ProblemsError) else ()
-    problems = [{"where": problem.where, "text": problem.text} for problem in listed]
+    problems = [problem.as_json() for problem in listed]
     say_json({"error": str(error), "exit_code": int(error.exit_code), "problems": problems})
 
 

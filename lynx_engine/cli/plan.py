@@ -160,6 +160,6 @@ def _as_json(plan: RenderPlan, facts: PlanFacts, disk: int) -> dict[str, object]
         "most_renderings": plan.most_renderings,
         "disk_bytes": disk,
         "held": [{"job_id": h.job.job_id, "why": h.why} for h in plan.held],
-        "warnings": [{"where": p.where, "text": p.text} for p in plan.warnings],
-        "problems": [{"where": p.where, "text": p.text} for p in plan.problems],
+        "warnings": [warning.as_json() for warning in plan.warnings],
+        "problems": [problem.as_json() for problem in plan.problems],
     }

@@ -157,7 +157,7 @@ def _as_json(
     return {
         "campaign": read.campaign,
         "photos": [_photo_as_json(report) for report in reports],
-        "problems": [{"where": problem.where, "text": problem.text} for problem in problems],
+        "problems": [problem.as_json() for problem in problems],
         "sheet": [str(path) for path in sheet],
     }
 

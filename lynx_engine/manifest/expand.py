@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lynx_engine.errors import nearest
+from lynx_engine.errors import Letter, RuleError, nearest
 from lynx_engine.manifest.files import read_prompt_text
 from lynx_engine.manifest.matrix_schema import AXES, SINGLE_KEYS, Exclusion, MatrixEntry
 from lynx_engine.manifest.names import check_prompt, label_of
 from lynx_engine.manifest.schema import PromptEntry, RenderSettings, RowEntry, written_settings
 from lynx_engine.manifest.values import Prompt, Row, WrittenSettings
+from lynx_engine.manifest_rules import Rule
 
 MAX_ROWS = 100_000
 # About a second's worth; then wrong names are told without the nearest right one.
@@ -30,6 +31,7 @@ class Fault(NamedTuple):
     """A letter to the author, and the key to blame: "" when it is the whole entry."""
 
     key: str
+    rule: Rule
     text: str
 
 
@@ -46,11 +48,12 @@ class ExpansionError(ValueError):
         super().__init__("\n".join(fault.text for fault in faults))
 
 
-def too_many_rows(rows: int) -> str:
+def too_many_rows(rows: int) -> Letter:
     """Return the letter for a manifest of `rows` rows, more than the limit."""
-    return (
+    return Letter(
+        Rule.TOO_MANY_ROWS,
         f"{rows:,} rows with those before; the limit is {MAX_ROWS:,} in one manifest. Split it, or "
-        "narrow the lists"
+        "narrow the lists",
     )
 
 
@@ -60,7 +63,7 @@ def prompts_of(name: str, entry: PromptEntry, folder: Path) -> tuple[Prompt, ...
     Lines are named `name-1`, `name-2`, ... ; blank lines are skipped and not counted.
 
     Raises:
-        ValueError: If the file cannot be used or a text is no prompt.
+        RuleError: If the file cannot be used or a text is no prompt.
     """
     if entry.text is not None:
         return (Prompt(name, check_prompt(entry.text)),)
@@ -72,7 +75,9 @@ def prompts_of(name: str, entry: PromptEntry, folder: Path) -> tuple[Prompt, ...
     lines = [line.strip() for line in text.split("\n")]
     texts = [line for line in lines if line]
     if not texts:
-        raise ValueError(f"prompt file '{written}' is empty; write one prompt a line")
+        raise RuleError(
+            Rule.EMPTY_PROMPT, f"prompt file '{written}' is empty; write one prompt a line"
+        )
     return tuple(Prompt(f"{name}-{n}", check_prompt(line)) for n, line in enumerate(texts, 1))
 
 
@@ -176,7 +181,9 @@ class Expander:
         rows = list(self._rows(exclusions.kept(factors), entry, at))
         if not self.names.broken_prompts:
             _refuse(
-                Fault("exclude", f"exclusion {number} drops nothing; mend or remove it")
+                Fault(
+                    "exclude", Rule.EXCLUDE, f"exclusion {number} drops nothing; mend or remove it"
+                )
                 for number in exclusions.unused()
             )
         return rows
@@ -188,17 +195,19 @@ class Expander:
             if not names.knows_subject(name):
                 advice = self._nearest(name, names.subjects | names.broken_subjects)
                 advice = advice or "; define it under subjects"
-                yield Fault("subject", f"there is no subject '{name}'{advice}")
+                yield Fault(
+                    "subject", Rule.UNKNOWN_SUBJECT, f"there is no subject '{name}'{advice}"
+                )
         for name in written.get("prompt", ()):
             if not names.knows_prompt(name):
                 advice = self._nearest(name, names.prompts.keys() | names.broken_prompts)
                 advice = advice or "; define it under prompts, or write text: instead"
-                yield Fault("prompt", f"there is no prompt '{name}'{advice}")
+                yield Fault("prompt", Rule.UNKNOWN_PROMPT, f"there is no prompt '{name}'{advice}")
         for text in written.get("text", ()):
             try:
                 check_prompt(text)
-            except ValueError as error:
-                yield Fault("text", str(error))
+            except RuleError as error:
+                yield Fault("text", *error.letter)
 
     def _nearest(self, name: str, known: Collection[str]) -> str:
         self.compared += len(known)
@@ -207,7 +216,7 @@ class Expander:
     def _count(self, rows: int) -> None:
         self.rows += rows
         if self.rows > MAX_ROWS:
-            raise ExpansionError(Fault("", too_many_rows(self.rows)))
+            raise ExpansionError(Fault("", *too_many_rows(self.rows)))
 
     def _prompts(self, name: str | None, text: str | None) -> tuple[Prompt, ...]:
         """Return the one prompt of a text, or those of a name: none if it was refused."""
@@ -220,7 +229,7 @@ class Expander:
         factors: list[Sequence[_Choice]] = []
         seeds = sum(seeds.stop - seeds.start for seeds in axes.get("seed", ()))
         if seeds > MAX_ROWS:
-            raise ExpansionError(Fault("seed", too_many_rows(seeds)))
+            raise ExpansionError(Fault("seed", *too_many_rows(seeds)))
         lists = {**axes}
         if "seed" in axes:
             lists["seed"] = [seed for seeds in axes["seed"] for seed in seeds]
@@ -237,7 +246,7 @@ class Expander:
         lengths = {len(values) for values in lists.values()}
         if len(lengths) > 1:
             told = ", ".join(f"{key} has {len(values)}" for key, values in lists.items())
-            raise ExpansionError(Fault("zip", f"zip pairs lists of equal length; {told}"))
+            raise ExpansionError(Fault("zip", Rule.ZIP, f"zip pairs lists of equal length; {told}"))
         choices: list[_Choice] = []
         for values in zip(*lists.values(), strict=True):
             choice = dict(zip(lists, values, strict=True))
@@ -341,26 +350,27 @@ def _written_values(exclusion: Exclusion) -> _Values:
 
 def _prompt_fault(axes: _Values, entry: str, names: str) -> Iterator[Fault]:
     if ("prompt" in axes) == ("text" in axes):
-        yield Fault("", f"{entry} takes prompt ({names}) or text; write one of them")
+        text = f"{entry} takes prompt ({names}) or text; write one of them"
+        yield Fault("", Rule.PROMPT_SOURCE, text)
 
 
 def _zip_faults(axes: _Values, zipped: Sequence[str]) -> Iterator[Fault]:
     for number, key in enumerate(zipped):
         if key not in axes:
-            yield Fault("zip", f"zip names '{key}', which the matrix does not list")
+            yield Fault("zip", Rule.ZIP, f"zip names '{key}', which the matrix does not list")
         elif key in zipped[:number]:
-            yield Fault("zip", f"zip names '{key}' twice; delete one")
+            yield Fault("zip", Rule.ZIP, f"zip names '{key}' twice; delete one")
 
 
 def _exclusion_faults(axes: _Values, dropped: Sequence[_Values]) -> Iterator[Fault]:
     """Yield the exclusions that ask for keys the matrix does not have, or for nothing."""
     for number, values in enumerate(dropped, 1):
         if not values:
-            yield Fault("exclude", f"exclusion {number} is empty; remove it")
+            yield Fault("exclude", Rule.EXCLUDE, f"exclusion {number} is empty; remove it")
         for key in values:
             if key not in axes:
                 text = f"exclusion {number} names {key}, which the matrix does not list"
-                yield Fault("exclude", text)
+                yield Fault("exclude", Rule.EXCLUDE, text)
 
 
 def _refuse(faults: Iterable[Fault]) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.manifest.scalars import resolve_plain
+from lynx_engine.manifest_rules import Rule
 
 MAX_DEPTH = 32
 # 100,000 rows of nine settings are 1.9 million nodes.
@@ -50,7 +51,9 @@ def guarded_events(text: str, path: str) -> Iterator[yaml.Event]:
             guard.check(event)
             yield event
     except yaml.YAMLError as error:
-        guard.stop(_error_line(error, text), f"not valid YAML: {_error_words(error)}")
+        guard.stop(
+            Rule.NOT_YAML, _error_line(error, text), f"not valid YAML: {_error_words(error)}"
+        )
     if guard.problems:
         raise RefusedError(guard.problems)
 
@@ -98,19 +101,24 @@ class _Guard:
         elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                self.stop(_line(event), "a second document begins here; keep one in each file")
+                self.stop(
+                    Rule.SEVERAL_DOCUMENTS,
+                    _line(event),
+                    "a second document begins here; keep one in each file",
+                )
 
-    def stop(self, line: int, text: str) -> None:
+    def stop(self, rule: Rule, line: int, text: str) -> None:
         """Refuse at once, with what was found so far."""
-        raise RefusedError([*self.problems, Problem(f"{self._path}:{line}", text)]) from None
+        raise RefusedError([*self.problems, Problem(f"{self._path}:{line}", text, rule)]) from None
 
-    def _note(self, line: int, text: str) -> None:
-        self.problems.append(Problem(f"{self._path}:{line}", text))
+    def _note(self, rule: Rule, line: int, text: str) -> None:
+        self.problems.append(Problem(f"{self._path}:{line}", text, rule))
 
     def _count(self, event: yaml.Event, nodes: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             self.stop(
+                Rule.TOO_MANY_VALUES,
                 _line(event),
                 f"more than {MAX_NODES:,} values, aliases counted as often as they are used; "
                 "write a matrix, or split the file",
@@ -121,7 +129,9 @@ class _Guard:
         if tag not in _CORE_TAGS:
             written = str(tag).replace(_CORE, "!!")
             self._note(
-                _line(event), f"tag {written} is refused; a manifest holds plain values only"
+                Rule.TAG,
+                _line(event),
+                f"tag {written} is refused; a manifest holds plain values only",
             )
 
     def _check_scalar(self, event: yaml.ScalarEvent) -> None:
@@ -131,24 +141,38 @@ class _Guard:
         key, line, plain = event.value, _line(event), event.implicit[0]
         if plain and key == "<<":
             self._note(
-                line, "merge keys (<<) are refused; write shared settings once under defaults"
+                Rule.MERGE_KEY,
+                line,
+                "merge keys (<<) are refused; write shared settings once under defaults",
             )
         elif not key:
-            self._note(line, "a key is missing before the colon; write it")
+            self._note(Rule.BAD_KEY, line, "a key is missing before the colon; write it")
         elif plain and not _is_text(key):
-            self._note(line, f'the key {key} is not read as text by YAML; quote it: "{key}"')
+            self._note(
+                Rule.AMBIGUOUS_SCALAR,
+                line,
+                f'the key {key} is not read as text by YAML; quote it: "{key}"',
+            )
         elif key in parent:
             self._note(
-                line, f"'{key}' is written twice, here and at line {parent[key]}; delete one"
+                Rule.DUPLICATE_KEY,
+                line,
+                f"'{key}' is written twice, here and at line {parent[key]}; delete one",
             )
         else:
             parent[key] = line
 
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         if self._take_place() is not None:
-            self.stop(_line(event), "a key must be a word; this one is a list or a mapping")
+            self.stop(
+                Rule.BAD_KEY, _line(event), "a key must be a word; this one is a list or a mapping"
+            )
         if len(self._open) >= MAX_DEPTH:
-            self.stop(_line(event), f"nested deeper than {MAX_DEPTH} levels; a manifest needs six")
+            self.stop(
+                Rule.TOO_DEEP,
+                _line(event),
+                f"nested deeper than {MAX_DEPTH} levels; a manifest needs six",
+            )
         keys: dict[str, int] | None = {} if isinstance(event, yaml.MappingStartEvent) else None
         self._open.append(_Collection(keys, event.anchor, self._nodes - 1))
 
@@ -160,11 +184,19 @@ class _Guard:
     def _check_alias(self, event: yaml.AliasEvent) -> None:
         name = event.anchor
         if self._take_place() is not None:
-            self.stop(_line(event), f"a key must be a word; *{name} is an alias")
+            self.stop(Rule.BAD_KEY, _line(event), f"a key must be a word; *{name} is an alias")
         if any(collection.anchor == name for collection in self._open):
-            self.stop(_line(event), f"*{name} stands inside what it repeats; write the value out")
+            self.stop(
+                Rule.ALIAS,
+                _line(event),
+                f"*{name} stands inside what it repeats; write the value out",
+            )
         if name not in self._anchor_nodes:
-            self.stop(_line(event), f"*{name} repeats nothing; write &{name} before it, or a value")
+            self.stop(
+                Rule.ALIAS,
+                _line(event),
+                f"*{name} repeats nothing; write &{name} before it, or a value",
+            )
         self._count(event, self._anchor_nodes[name])
 
     def _take_place(self) -> dict[str, int] | None:

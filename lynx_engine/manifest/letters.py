@@ -5,19 +5,23 @@ It is told what was expected and what was found; it decides only how to say so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lynx_engine.errors import nearest
+from lynx_engine.errors import Letter, RuleError, nearest
 from lynx_engine.manifest.names import HALF_PAIR
 from lynx_engine.manifest.scalars import AmbiguousScalar, shown
 from lynx_engine.manifest.schema import SEED_RULE
+from lynx_engine.manifest_rules import Rule
 
 Place = tuple[str | int, ...]
 """Keys and indices that lead from a value to one inside it."""
+
+_QUOTED = re.compile("'([^']*)'")
 
 _WANTED = {
     "int_type": "a whole number",
@@ -49,7 +53,7 @@ def findings(error: ValidationError) -> list[tuple[Place, ErrorDetails]]:
     ]
 
 
-def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> str:
+def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> Letter:
     """Return one finding in words: what is there, and what is due.
 
     Args:
@@ -62,29 +66,46 @@ def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> str:
     if kind in _WANTED:
         rule = SEED_RULE if label == "seed" else f"it takes {_WANTED[kind]}"
         example = _BLOCKS.get(label, "") if kind.startswith("model_") else ""
+        found = Rule.BAD_SEED if label == "seed" else _type_rule(given)
         text = f"{label} is {shown(given)}; {rule}{example}"
     elif kind == "value_error":
-        text = str(context["error"])
+        # Everything that the models raise is a RuleError.
+        return cast("RuleError", context["error"]).letter
     elif kind == "extra_forbidden":
+        found = Rule.UNKNOWN_KEY
         text = f"unknown key {label!r}{nearest(label, known) or '; remove it'}"
     elif kind == "missing":
+        found = Rule.MISSING_KEY
         text = f"'{label}' is missing; write it"
     elif kind == "string_unicode":
+        found = Rule.BAD_CHARACTER
         text = f"{label} {HALF_PAIR}"
     elif kind == "string_type":
+        found = _type_rule(given)
         text = _not_text(label, given)
     elif kind == "literal_error":
-        wanted = str(context["expected"]).replace("'", "")
-        text = f"{label} is {shown(given)}; it takes {wanted}"
+        found = Rule.NOT_A_CHOICE
+        choices = str(context["expected"])
+        wanted = choices.replace("'", "")
+        hint = nearest(given, _QUOTED.findall(choices)) if isinstance(given, str) else ""
+        text = f"{label} is {shown(given)}; it takes {wanted}{hint}"
     elif kind in {"greater_than_equal", "less_than_equal"}:
+        found = Rule.BAD_SEED if label == "seed" else Rule.OUT_OF_RANGE
         text = _out_of_bounds(label, given, context)
     elif kind in {"string_too_short", "too_short"}:
+        found = Rule.TOO_SHORT
         text = f"{label} is too short; write more, or leave it out"
     elif kind == "string_too_long":
+        found = Rule.TOO_LONG
         text = f"{label} has {len(given):,} characters; the most is {context['max_length']:,}"
     else:
+        found = _type_rule(given)
         text = f"{label} is {shown(given)}: {detail['msg']}"
-    return text
+    return Letter(found, text)
+
+
+def _type_rule(given: object) -> Rule:
+    return Rule.AMBIGUOUS_SCALAR if isinstance(given, AmbiguousScalar) else Rule.WRONG_TYPE
 
 
 def keys_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:

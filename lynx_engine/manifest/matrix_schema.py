@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from lynx_engine.errors import RuleError
 from lynx_engine.manifest.schema import (
     MAX_SEED,
     Defaults,
@@ -32,6 +33,7 @@ from lynx_engine.manifest.schema import (
     SubjectEntry,
     check_seed,
 )
+from lynx_engine.manifest_rules import Rule
 
 # A list of LoRAs and a video block are one value each, the same for every row of the matrix.
 SINGLE_KEYS = frozenset({"loras", "video"})
@@ -49,11 +51,11 @@ def read_seeds(value: object) -> tuple[range, ...]:
     """Read a seed, a range such as `1..5` (both ends included), or a list of these.
 
     Raises:
-        ValueError: If a part is neither, or a range runs backwards.
+        RuleError: If a part is neither, or a range runs backwards.
     """
     parts = cast("list[object]", value) if isinstance(value, list) else [value]
     if not parts:
-        raise ValueError("seed is an empty list; write a seed, or leave the key out")
+        raise RuleError(Rule.BAD_SEED, "seed is an empty list; write a seed, or leave the key out")
     return tuple(_read_seed(part) for part in parts)
 
 
@@ -64,7 +66,7 @@ def _read_seed(part: object) -> range:
         return range(seed, seed + 1)
     first, last = check_seed(int(match[1])), check_seed(int(match[2]))
     if first > last:
-        raise ValueError(f"seed {part} runs backwards; write {last}..{first}")
+        raise RuleError(Rule.BAD_SEED, f"seed {part} runs backwards; write {last}..{first}")
     return range(first, last + 1)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-from lynx_engine.errors import Problem
+from lynx_engine.errors import Problem, RuleError
+from lynx_engine.manifest_rules import Rule
 
 MAX_PROMPT_CHARACTERS = 4000
 HALF_PAIR = "holds half a surrogate pair; type the character anew"
@@ -28,16 +29,17 @@ def check_name(name: str) -> str:
     """Return `name` if it can be a label everywhere.
 
     Raises:
-        ValueError: If it holds other characters, is too long, or is reserved by an operating
+        RuleError: If it holds other characters, is too long, or is reserved by an operating
             system.
     """
     if _NAME.fullmatch(name) is None:
-        raise ValueError(
+        raise RuleError(
+            Rule.BAD_NAME,
             f"{name!r} cannot be a name; use 1 to 64 of the letters A-Z a-z, digits and . _ -, "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit",
         )
     if name.partition(".")[0].lower() in _RESERVED:
-        raise ValueError(f"{name!r} is reserved by Windows; choose another name")
+        raise RuleError(Rule.RESERVED_NAME, f"{name!r} is reserved by Windows; choose another name")
     return name
 
 
@@ -45,13 +47,14 @@ def check_prompt(text: str) -> str:
     """Return `text`, unchanged, if a prompt can say it.
 
     Raises:
-        ValueError: If it is empty, too long, or holds what no UTF-8 file or program argument can.
+        RuleError: If it is empty, too long, or holds what no UTF-8 file or program argument can.
     """
     if not text.strip():
-        raise ValueError("the prompt is empty; write what the clip shows")
+        raise RuleError(Rule.EMPTY_PROMPT, "the prompt is empty; write what the clip shows")
     if len(text) > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"the prompt has {len(text):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}"
+        raise RuleError(
+            Rule.TOO_LONG,
+            f"the prompt has {len(text):,} characters; the limit is {MAX_PROMPT_CHARACTERS:,}",
         )
     return check_characters(text, what="the prompt")
 
@@ -60,14 +63,14 @@ def check_characters(text: str, *, what: str) -> str:
     """Return `text`, unchanged, if a UTF-8 file and a program argument can hold it.
 
     Raises:
-        ValueError: If it holds a NUL character or half a surrogate pair.
+        RuleError: If it holds a NUL character or half a surrogate pair.
     """
     if "\0" in text:
-        raise ValueError(f"{what} holds a NUL character; delete it")
+        raise RuleError(Rule.BAD_CHARACTER, f"{what} holds a NUL character; delete it")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} {HALF_PAIR}") from None
+        raise RuleError(Rule.BAD_CHARACTER, f"{what} {HALF_PAIR}") from None
     return text
 
 
@@ -85,7 +88,7 @@ def campaign_of(stem: str) -> str:
     """Return a file's stem as campaign name: itself where it is a name, else a label of it."""
     try:
         return check_name(stem)
-    except ValueError:
+    except RuleError:
         return label_of(stem, otherwise="campaign")
 
 
@@ -110,4 +113,5 @@ class NameRegister:
             where,
             f"{self.kind} '{name}' and '{first}' ({first_where}) differ only in upper and lower "
             "case, and some file systems cannot tell them apart; rename one",
+            Rule.NAME_CLASH,
         )

@@ -12,6 +12,7 @@ from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.manifest.table_rows import read_table
 from lynx_engine.manifest.values import Manifest
 from lynx_engine.manifest.yaml_manifest import read_yaml
+from lynx_engine.manifest_rules import Rule
 
 _READERS = {".yaml": read_yaml, ".yml": read_yaml, ".csv": read_table, ".jsonl": read_table}
 SUFFIXES = frozenset(_READERS)
@@ -34,7 +35,13 @@ def read_manifest(path: Path | str, *, lenient: bool = False) -> Manifest:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise RefusedError(
-            [Problem(str(path), "a manifest ends in .yaml, .yml, .csv or .jsonl; rename the file")]
+            [
+                Problem(
+                    str(path),
+                    "a manifest ends in .yaml, .yml, .csv or .jsonl; rename the file",
+                    Rule.FILE_TYPE,
+                )
+            ]
         )
     manifest = reader(path)
     problems = (*manifest.problems, *manifest.row_problems)

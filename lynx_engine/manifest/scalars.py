@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass
 from datetime import date
 
+from lynx_engine.errors import RuleError
+from lynx_engine.manifest_rules import Rule
+
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -115,13 +118,13 @@ def parse_date(text: str) -> date:
     """Read `2027-06-30`.
 
     Raises:
-        ValueError: If `text` is not a day of the calendar written that way.
+        RuleError: If `text` is not a day of the calendar written that way.
     """
     try:
         if len(text) != 10:
             raise ValueError
         return date.fromisoformat(text)
     except ValueError:
-        raise ValueError(
-            f"'{text}' is not a date; write year-month-day, as in 2027-06-30"
+        raise RuleError(
+            Rule.BAD_DATE, f"'{text}' is not a date; write year-month-day, as in 2027-06-30"
         ) from None

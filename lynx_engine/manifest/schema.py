@@ -27,10 +27,12 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from lynx_engine.errors import RuleError
 from lynx_engine.manifest.image_list import IMAGES_SCHEMA, read_images
 from lynx_engine.manifest.names import MAX_PROMPT_CHARACTERS, check_characters, check_name
 from lynx_engine.manifest.scalars import AmbiguousScalar, parse_date, shown
 from lynx_engine.manifest.values import LoraFile, WrittenSettings
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.shapes import FrameSize
 
 MAX_SEED = 2**63 - 1
@@ -56,7 +58,10 @@ def _key(
 
 
 def _read_size(value: object) -> FrameSize:
-    return FrameSize.parse(value if isinstance(value, str) else str(value))
+    try:
+        return FrameSize.parse(value if isinstance(value, str) else str(value))
+    except ValueError as error:
+        raise RuleError(Rule.BAD_SIZE, str(error)) from None
 
 
 def _read_safety(value: object) -> object:
@@ -77,11 +82,11 @@ def check_seed(value: object) -> int:
     """Return `value` if it is a seed.
 
     Raises:
-        ValueError: If it is not a whole number from 0 to 2^63 - 1.
+        RuleError: If it is not a whole number from 0 to 2^63 - 1.
     """
     if _is_whole(value) and 0 <= value <= MAX_SEED:
         return value
-    raise ValueError(f"seed is {shown(value)}; {SEED_RULE}")
+    raise RuleError(Rule.BAD_SEED, f"seed is {shown(value)}; {SEED_RULE}")
 
 
 def _read_face(value: object) -> str:
@@ -91,17 +96,18 @@ def _read_face(value: object) -> str:
     index = chosen.get("index")
     if len(chosen) == 1 and _is_whole(index) and 0 <= index < 1000:
         return f"index:{index}"
-    raise ValueError(
+    raise RuleError(
+        Rule.FACE_CHOICE,
         "face takes largest, or {index: n} with n counted from 0 at the left (index:n in a "
-        "table); leave it out when the photo shows one face"
+        "table); leave it out when the photo shows one face",
     )
 
 
 def _check_local(path: str, *, what: str) -> str:
     if "://" in path or path.startswith("data:"):
-        raise ValueError(f"{what} is a URL; download the file and write its path")
+        raise RuleError(Rule.BAD_PATH, f"{what} is a URL; download the file and write its path")
     if not path.strip() or "\0" in path:
-        raise ValueError(f"{what} is empty or no path; write the file's path")
+        raise RuleError(Rule.BAD_PATH, f"{what} is empty or no path; write the file's path")
     return path
 
 
@@ -316,9 +322,11 @@ class PromptEntry(StrictModel):
     @model_validator(mode="after")
     def _hold_one_source(self) -> PromptEntry:
         if (self.text is None) == (self.file is None):
-            raise ValueError("a prompt is a text or {file: ...}; write one of them")
+            raise RuleError(
+                Rule.PROMPT_SOURCE, "a prompt is a text or {file: ...}; write one of them"
+            )
         if self.whole is not None and self.file is None:
-            raise ValueError("whole belongs to a prompt file; remove it")
+            raise RuleError(Rule.NO_EFFECT, "whole belongs to a prompt file; remove it")
         return self
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lynx_engine.errors import Problem
+from lynx_engine.errors import Letter, Problem, RuleError
 from lynx_engine.manifest.expand import MAX_ROWS, too_many_rows
 from lynx_engine.manifest.files import read_manifest_text, read_prompt_text
 from lynx_engine.manifest.letters import Place, findings, keys_at, label_of_place, letter
@@ -26,6 +26,7 @@ from lynx_engine.manifest.schema import (
     check_seed,
     written_settings,
 )
+from lynx_engine.manifest.spreadsheets import what_to_write
 from lynx_engine.manifest.tables import (
     COLUMNS,
     CUTTERS,
@@ -36,6 +37,7 @@ from lynx_engine.manifest.tables import (
 )
 from lynx_engine.manifest.values import NO_SUBJECT, Manifest, Prompt, Row, Subject, WrittenSettings
 from lynx_engine.manifest.yaml_manifest import subject_of
+from lynx_engine.manifest_rules import Rule
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -67,7 +69,7 @@ def read_table(path: Path) -> Manifest:
     subjects = reading.subjects.checked(path.parent)
     problems = [*table.file_problems]
     if not rows and not reading.problems and not problems:
-        problems.append(Problem(f"{path}:1", "there are no rows below the header"))
+        problems.append(Letter(Rule.NO_ROWS, "there are no rows below the header").at(f"{path}:1"))
     sound = [row for row in rows if row.subject is None or row.subject in subjects]
     unsound = [row for row in rows if row.subject is not None and row.subject not in subjects]
     return Manifest(
@@ -84,9 +86,9 @@ def read_table(path: Path) -> Manifest:
 class _CellError(ValueError):
     """Cells that cannot be used; one letter to the author for each."""
 
-    def __init__(self, letters: Sequence[str]) -> None:
+    def __init__(self, letters: Sequence[Letter]) -> None:
         self.letters = letters
-        super().__init__("\n".join(letters))
+        super().__init__("\n".join(letter.text for letter in letters))
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ class _Judged:
     """What a combination of cells turned out to be."""
 
     settings: WrittenSettings
-    letters: Sequence[str] = ()
+    letters: Sequence[Letter] = ()
 
 
 class _Reading:
@@ -118,21 +120,21 @@ class _Reading:
         for count, (line, cells) in enumerate(self._table.rows, 1):
             if count > MAX_ROWS:
                 where = f"{self._path}:{line}"
-                self._table.file_problems.append(Problem(where, too_many_rows(count)))
+                self._table.file_problems.append(too_many_rows(count).at(where))
                 break
-            if isinstance(cells, str):
+            if isinstance(cells, Letter):
                 letters = [cells]
             else:
-                letters = list[str]()
+                letters = list[Letter]()
                 row = self._row(line, cells, letters)
                 if not letters:
                     rows.append(row)
                 elif row.settings.variant is not None:
                     self.suspects.append(row)
-            self.problems += [Problem(f"{self._path}:{line}", text) for text in letters]
+            self.problems += [letter.at(f"{self._path}:{line}") for letter in letters]
         return rows
 
-    def _row(self, line: int, cells: Sequence[Cell], letters: list[str]) -> Row:
+    def _row(self, line: int, cells: Sequence[Cell], letters: list[Letter]) -> Row:
         prompt_cell, file_cell, seed_cell = self._pick_others(cells)
         judged = self._judge(self._pick_settings(cells))
         letters += judged.letters
@@ -141,12 +143,13 @@ class _Reading:
             seed = (
                 0 if self._table.is_blank(seed_cell) else check_seed(self._typed("seed", seed_cell))
             )
-        except ValueError as error:
-            letters.append(str(error))
+        except RuleError as error:
+            rule, text = error.letter
+            letters.append(Letter(rule, text + what_to_write("seed", seed_cell)))
         try:
             prompt = self._prompt(prompt_cell, file_cell)
-        except ValueError as error:
-            letters.append(str(error))
+        except RuleError as error:
+            letters.append(error.letter)
         subject = None
         try:
             subject = self.subjects.take(line, self._pick_subject(cells))
@@ -172,10 +175,15 @@ class _Reading:
 
     def _prompt(self, text: Cell, file: Cell) -> Prompt:
         if self._table.is_blank(text) == self._table.is_blank(file):
-            raise ValueError("a row takes prompt (the text) or prompt_file; fill one of them")
+            raise RuleError(
+                Rule.PROMPT_SOURCE,
+                "a row takes prompt (the text) or prompt_file; fill one of them",
+            )
         for column, cell in (("prompt", text), ("prompt_file", file)):
             if not self._table.is_blank(cell) and not isinstance(cell, str):
-                raise ValueError(f"{column} is {cell!r:.60}, where text is due; quote it")
+                raise RuleError(
+                    Rule.WRONG_TYPE, f"{column} is {cell!r:.60}, where text is due; quote it"
+                )
         known = self._prompts.get((text, file))
         if known is None:
             written = (
@@ -222,10 +230,10 @@ class _SubjectCells:
                 for place, detail in findings(error):
                     column = _column(place)
                     line = cells[column][1] if column in cells else first_line
-                    text = _subject_letter(
+                    told = _subject_letter(
                         name, _letter(SubjectEntry, place, detail), detail["type"]
                     )
-                    self.problems.append(Problem(f"{self._path}:{line}", text))
+                    self.problems.append(told.at(f"{self._path}:{line}"))
                 continue
             where = f"{self._path}:{first_line}"
             subjects[name] = subject_of(name, entry, folder=folder, where=where)
@@ -236,13 +244,17 @@ class _SubjectCells:
         name = values.get("subject")
         if name is None:
             if values:
-                raise _CellError([f"{next(iter(values))} is filled but subject is empty; name it"])
+                text = f"{next(iter(values))} is filled but subject is empty; name it"
+                raise _CellError([Letter(Rule.MISSING_SUBJECT, text)])
             return None
         self._check_name(name, line)
         known = self._cells.setdefault(str(name), {})
         letters = [
-            f"{column} of subject '{name}' is {_two_values(column, cell, known[column][0])} at "
-            f"line {known[column][1]}; make them equal, or name another subject"
+            Letter(
+                Rule.SUBJECT_DIFFERS,
+                f"{column} of subject '{name}' is {_two_values(column, cell, known[column][0])} "
+                f"at line {known[column][1]}; make them equal, or name another subject",
+            )
             for column, cell in values.items()
             if column in known and known[column][0] != cell
         ]
@@ -254,16 +266,18 @@ class _SubjectCells:
 
     def _check_name(self, name: object, line: int) -> None:
         if not isinstance(name, str):
-            raise _CellError([f"subject is {name!r:.60}, where text is due; quote it"])
+            text = f"subject is {name!r:.60}, where text is due; quote it"
+            raise _CellError([Letter(Rule.WRONG_TYPE, text)])
         try:
             check_name(name)
-        except ValueError as error:
-            raise _CellError([str(error)]) from None
+        except RuleError as error:
+            raise _CellError([error.letter]) from None
         if name.lower() == NO_SUBJECT:
-            raise _CellError([f"'{name}' stands for rows without a subject; rename it"])
+            text = f"'{name}' stands for rows without a subject; rename it"
+            raise _CellError([Letter(Rule.RESERVED_NAME, text)])
         clash = self._register.clash(name, f"{self._path}:{line}")
         if clash is not None:
-            raise _CellError([clash.text])
+            raise _CellError([Letter(Rule.NAME_CLASH, clash.text)])
 
 
 def _picker(table: Table, columns: Sequence[str]) -> Callable[[Sequence[Cell]], Sequence[Cell]]:
@@ -344,14 +358,16 @@ def _two_values(column: str, here: object, there: object) -> str:
     return f"{here!r:.60} here and {there!r:.60}"
 
 
-def _letter(model: type[BaseModel], place: Place, detail: ErrorDetails) -> str:
+def _letter(model: type[BaseModel], place: Place, detail: ErrorDetails) -> Letter:
     column = _column(place)
     inner = label_of_place(place, column)
-    text = letter(detail, column if inner in column else inner, keys_at(model, place))
-    return text if column in text else f"{column}: {text}"
+    rule, text = letter(detail, column if inner in column else inner, keys_at(model, place))
+    text += what_to_write(column, detail["input"])
+    return Letter(rule, text if column in text else f"{column}: {text}")
 
 
-def _subject_letter(name: str, text: str, kind: str) -> str:
-    if kind == "missing" and "image" in text:
-        return f"subject '{name}' has no photo; fill its image column in one row"
-    return f"subject '{name}': {text}"
+def _subject_letter(name: str, told: Letter, kind: str) -> Letter:
+    if kind == "missing" and "image" in told.text:
+        text = f"subject '{name}' has no photo; fill its image column in one row"
+        return Letter(told.rule, text)
+    return Letter(told.rule, f"subject '{name}': {told.text}")

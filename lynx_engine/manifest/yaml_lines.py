@@ -13,6 +13,7 @@ import yaml
 from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.manifest.guard import TEXT_TAG, guarded_events
 from lynx_engine.manifest.scalars import resolve_plain
+from lynx_engine.manifest_rules import Rule
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ def load_yaml(text: str, path: str) -> LinedValue:
         builder.take(event)
     if builder.root is None:
         text = "the file is empty; it needs subjects, prompts and rows"
-        raise RefusedError([Problem(f"{path}:1", text)])
+        raise RefusedError([Problem(f"{path}:1", text, Rule.NO_ROWS)])
     return builder.root
 
 

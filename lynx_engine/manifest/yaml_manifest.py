@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from lynx_engine.errors import Problem, RefusedError
+from lynx_engine.errors import Letter, Problem, RefusedError, RuleError
 from lynx_engine.manifest.expand import (
     MAX_ROWS,
     Entry,
@@ -39,6 +39,7 @@ from lynx_engine.manifest.values import (
     Subject,
 )
 from lynx_engine.manifest.yaml_lines import Lines, MappingLines, line_at, lines_of, load_yaml
+from lynx_engine.manifest_rules import Rule
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _ENTRIES: Mapping[str, type[BaseModel]] = {"rows": RowEntry, "matrix": MatrixEntry}
@@ -55,7 +56,7 @@ def read_yaml(path: Path) -> Manifest:
     values, lines = lined.value, lined.lines
     if not isinstance(values, dict):
         text = "a manifest is a mapping with the keys subjects, prompts and rows; see the README"
-        raise RefusedError([Problem(f"{shown}:1", text)])
+        raise RefusedError([Problem(f"{shown}:1", text, Rule.WRONG_TYPE)])
     return _Reading(path, cast("dict[str, object]", values), lines).manifest()
 
 
@@ -95,7 +96,8 @@ class _Reading:
             *self._rows("matrix", MatrixEntry, expander.expand_matrix),
         ]
         if not self.values.get("rows") and not self.values.get("matrix"):
-            self._note(self.file_problems, (), "there are no rows; write rows: or matrix:")
+            told = Letter(Rule.NO_ROWS, "there are no rows; write rows: or matrix:")
+            self._note(self.file_problems, (), told)
         return Manifest(
             campaign=head.campaign or campaign_of(self.path.stem),
             path=str(self.path),
@@ -112,8 +114,8 @@ class _Reading:
     def _where(self, place: Sequence[str | int]) -> str:
         return f"{self.path}:{line_at(self.lines, place)}"
 
-    def _note(self, problems: list[Problem], place: Sequence[str | int], text: str) -> None:
-        problems.append(Problem(self._where(place), text))
+    def _note(self, problems: list[Problem], place: Sequence[str | int], told: Letter) -> None:
+        problems.append(told.at(self._where(place)))
 
     def _head(self) -> ManifestFile:
         """Check everything but the entries of rows and matrix; leave out what is unsound."""
@@ -128,8 +130,8 @@ class _Reading:
         for place, detail in found:
             of_rows = len(place) > 1 and place[0] in {"subjects", "prompts"}
             label = _label(place)
-            text = letter(detail, label, keys_at(ManifestFile, place))
-            self._note(self.row_problems if of_rows else self.file_problems, place, text)
+            told = letter(detail, label, keys_at(ManifestFile, place))
+            self._note(self.row_problems if of_rows else self.file_problems, place, told)
         for place, _ in found:
             _leave_out(values, place)
         return ManifestFile.model_validate(values)
@@ -149,8 +151,9 @@ class _Reading:
                 continue
             try:
                 prompts[name] = prompts_of(name, entry, self.path.parent)
-            except ValueError as error:
-                self.row_problems.append(Problem(where, f"prompt '{name}': {error}"))
+            except RuleError as error:
+                told = Letter(error.letter.rule, f"prompt '{name}': {error}")
+                self.row_problems.append(told.at(where))
         self._open_lines(prompts)
         return (
             Names(
@@ -165,7 +168,8 @@ class _Reading:
     def _take_name(self, register: NameRegister, name: str, where: str) -> bool:
         clash = register.clash(name, where)
         if clash is None and register.kind == "subject" and name.lower() == NO_SUBJECT:
-            clash = Problem(where, f"'{name}' stands for rows without a subject; rename it")
+            text = f"'{name}' stands for rows without a subject; rename it"
+            clash = Problem(where, text, Rule.RESERVED_NAME)
         if clash is not None:
             self.row_problems.append(clash)
         return clash is None
@@ -179,7 +183,7 @@ class _Reading:
                     text = (
                         f"prompt '{prompt.name}' is also a line of prompt file '{name}'; rename one"
                     )
-                    self.row_problems.append(Problem(where, text))
+                    self.row_problems.append(Problem(where, text, Rule.NAME_CLASH))
                 prompts.setdefault(prompt.name, (prompt,))
 
     def _written(self, section: str) -> frozenset[str]:
@@ -219,10 +223,11 @@ class _Reading:
         try:
             rows = expand(self._entry(place, value))
         except ExpansionError as error:
-            for key, text in error.faults:
+            for key, rule, text in error.faults:
                 # What else an unsound entry lacks may be what was refused already.
                 if is_sound or key in {"subject", "prompt", "text"}:
-                    self._note(self.row_problems, (*place, key) if key else place, text)
+                    at = (*place, key) if key else place
+                    self._note(self.row_problems, at, Letter(rule, text))
             return []
         return rows if is_sound else []
 
@@ -243,8 +248,8 @@ class _Reading:
         except ValidationError as error:
             found = findings(error)
         for inner, detail in found:
-            text = letter(detail, label_of_place(inner, "a row"), keys_at(model, inner))
-            self._note(self.row_problems, (*place, *inner), text)
+            told = letter(detail, label_of_place(inner, "a row"), keys_at(model, inner))
+            self._note(self.row_problems, (*place, *inner), told)
         if not isinstance(value, dict):
             return None, False
         unsound = {inner[0] for inner, _ in found if inner}

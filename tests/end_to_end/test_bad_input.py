@@ -123,7 +123,8 @@ def test_ragged_csv_names_the_row_and_both_counts(workspace: Workspace) -> None:
     table += "one,one.png,public-domain,Hello, she waves.,tiny\n"
     (problem,) = refused(workspace, "m.csv", table)
     assert problem == (
-        "m.csv:3: the row has 6 cells, the header 5; quote cells that hold the delimiter"
+        "m.csv:3: the row has 6 cells, the header 5; quote cells that hold the delimiter "
+        "[ragged-row]"
     )
 
 
@@ -154,7 +155,7 @@ def test_problems_are_json_when_asked(workspace: Workspace) -> None:
     done = workspace.run("check", "m.yaml", "--json")
     assert done.returncode == 2
     (problem,) = json.loads(done.stdout)["problems"]
-    assert problem["where"] == "m.yaml:4"
+    assert (problem["where"], problem["rule"]) == ("m.yaml:4", "unknown-subject")
     assert "won" in problem["text"]
 
 

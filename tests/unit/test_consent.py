@@ -13,8 +13,10 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.jobs import RenderPlan
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import Consent, Subject
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.planning import PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.variants import REGISTRY
+from tests.support.letters import in_words
 
 TODAY = date(2026, 11, 22)
 EVIDENCE = "contracts/host.pdf"
@@ -67,7 +69,7 @@ def test_each_setting_answers_each_state(setting: str, state: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_a_withdrawal_outweighs_every_setting_and_state(setting: str, state: str) -> None:
     found = standing_of(STATES[state], TODAY, setting=setting, withdrawn="took it back")
-    assert found == Standing("withdrawn", refusal="took it back")
+    assert found == Standing("withdrawn", refusal="took it back", rule=Rule.WITHDRAWN_CONSENT)
 
 
 @pytest.mark.parametrize("setting", ["required", "warn", "off"])
@@ -123,7 +125,7 @@ def plan(folder: Path, *, skip_bad_rows: bool = False, **facts: object) -> Rende
 
 def test_warn_plans_every_row_and_notes_a_subject_once(tmp_path: Path) -> None:
     planned = plan(tmp_path, consent="warn")
-    assert [str(warning) for warning in planned.warnings] == [
+    assert [in_words(warning) for warning in planned.warnings] == [
         f"{tmp_path}/m.yaml:3: subject 'host' has no consent; its rows run, as consent is warn"
     ]
     words = sorted({(p.job.subject, p.job.consent) for p in planned.to_run})

@@ -11,6 +11,7 @@ import pytest
 from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.guard import MAX_DEPTH, MAX_NODES, guarded_events
 from lynx_engine.manifest.yaml_lines import line_at, load_yaml
+from tests.support.letters import in_words
 
 # 10^9 values in 386 bytes or so: ten lists, each repeating the one before ten times.
 ALIAS_BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -24,7 +25,7 @@ MERGE_BOMB = "a0: &a0 {k0: 1}\n" + "".join(
 def letters(text: str) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         load_yaml(text, "m.yaml")
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "[{a: "])

@@ -12,6 +12,7 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.matrix_schema import read_seeds
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import Row
+from tests.support.letters import in_words
 
 HEAD = """\
 subjects:
@@ -36,7 +37,7 @@ def rows(*entries: str) -> tuple[Row, ...]:
 def letter(*entries: str) -> str:
     with pytest.raises(RefusedError) as caught:
         rows(*entries)
-    return "\n".join(str(problem) for problem in caught.value.problems)
+    return "\n".join(in_words(problem) for problem in caught.value.problems)
 
 
 def test_a_matrix_is_the_product_of_its_lists_the_first_key_slowest() -> None:

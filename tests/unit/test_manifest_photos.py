@@ -20,6 +20,7 @@ from lynx_engine.settings import Settings
 from lynx_engine.survey import gather_facts
 from lynx_engine.variants import REGISTRY
 from tests.support.jobs import astronaut
+from tests.support.letters import in_words
 
 YAML = """\
 subjects: {{host: {{image: {image}, synthetic: true}}}}
@@ -45,7 +46,7 @@ def images(name: str, text: str) -> tuple[Path, ...]:
 def letters(name: str, text: str) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         images(name, text)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 def job(image: str) -> RenderJob:
@@ -144,7 +145,7 @@ def test_the_same_photo_twice_is_refused_whatever_it_is_called() -> None:
     text = YAML.format(image="[a.png, b.png, ./a.png, missing.png]")
     Path("m.yaml").write_text(text, encoding="utf-8")
     facts = gather_facts(read_manifest("m.yaml"), Settings(workspace=Path.cwd()))
-    assert [str(problem) for problem in facts.photo_problems["host"]] == [
+    assert [in_words(problem) for problem in facts.photo_problems["host"]] == [
         "m.yaml:1: subject 'host': a.png and b.png are the same photo, byte for byte, which would "
         "count it double; remove one",
         "m.yaml:1: subject 'host': a.png is listed twice, which would count it double; remove one",

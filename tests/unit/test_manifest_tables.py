@@ -17,6 +17,9 @@ from lynx_engine.manifest.tables import COLUMNS, SETTING_COLUMNS, cut_csv
 from lynx_engine.manifest.values import Consent, LoraFile, Manifest
 from lynx_engine.recipes import laid_over
 from lynx_engine.shapes import FrameSize
+from tests.support.letters import in_words
+
+AS_UTF8 = "save it as UTF-8 (Excel: Save As, CSV UTF-8; editors: Save As, encoding UTF-8)"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,7 @@ def read(data: str | bytes, name: str = "m.csv") -> Manifest:
 def letters(data: str | bytes, name: str = "m.csv") -> list[str]:
     with pytest.raises(RefusedError) as caught:
         read(data, name)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 def test_every_column_of_a_row_is_understood() -> None:
@@ -191,8 +194,8 @@ def test_a_wrong_consent_is_answered_at_the_cell_that_holds_it() -> None:
     ("data", "letter"),
     [
         (b"prompt\nfine\ncaf\xe9\n",
-         "m.csv:3: not UTF-8 text from here on; save the file as UTF-8"),
-        ("prompt\nx\n".encode("utf-16"), "m.csv:1: the file is UTF-16; save it as UTF-8"),
+         "m.csv:3: the file is not UTF-8 text from here on; " + AS_UTF8),
+        ("prompt\nx\n".encode("utf-16"), "m.csv:1: the file is UTF-16; " + AS_UTF8),
         (b"prompt\nx\0y\n", "m.csv:2: a NUL character stands here; delete it, or save the file as "
          "UTF-8 text"),
     ],

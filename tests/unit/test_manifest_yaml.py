@@ -15,6 +15,9 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import LoraFile, Manifest, WrittenSettings
 from lynx_engine.shapes import FrameSize
+from tests.support.letters import in_words
+
+AS_UTF8 = "save it as UTF-8 (Excel: Save As, CSV UTF-8; editors: Save As, encoding UTF-8)"
 
 HOST = "subjects: {host: {image: host.png, synthetic: true}}\n"
 
@@ -33,7 +36,7 @@ def read(text: str) -> Manifest:
 def letters(text: str) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         read(text)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 DESIGN_EXAMPLE = """\
@@ -272,7 +275,7 @@ def test_prompt_files_stay_inside_the_manifests_folder(in_folder: Path) -> None:
         "'folder': is a folder, not a file",
         "'pipe': is a pipe, not a file",
         "'long.txt': larger than 64 KB, the limit; split it",
-        "'latin.txt': not UTF-8 text from here on; save the file as UTF-8",
+        "'latin.txt': the file is not UTF-8 text from here on; " + AS_UTF8,
         "'blank.txt' is empty; write one prompt a line",
         "'gone.txt': no such file; check the path",
     ]
@@ -334,8 +337,8 @@ def test_reading_leniently_keeps_sound_rows_and_sorts_the_problems() -> None:
          "see the README"),
         (b"campaign: x\n", "m.yaml:1: there are no rows; write rows: or matrix:"),
         (b"rows: 5\n", "m.yaml:1: rows is 5; it takes a list"),
-        ("rows: []".encode("utf-16"), "m.yaml:1: the file is UTF-16; save it as UTF-8"),
-        (b"a: 1\nb: \xff\n", "m.yaml:2: not UTF-8 text from here on; save the file as UTF-8"),
+        ("rows: []".encode("utf-16"), "m.yaml:1: the file is UTF-16; " + AS_UTF8),
+        (b"a: 1\nb: \xff\n", "m.yaml:2: the file is not UTF-8 text from here on; " + AS_UTF8),
         (b"a: 1\n\0", "m.yaml:2: a NUL character stands here; delete it, or save the file as UTF-8 "
          "text"),
         (b"#" * (8 * 1024 * 1024 + 1), "m.yaml: larger than 8 MB, the limit; split it"),
@@ -345,7 +348,7 @@ def test_a_file_that_is_no_manifest_is_answered(data: bytes, letter: str) -> Non
     Path("m.yaml").write_bytes(data)
     with pytest.raises(RefusedError) as caught:
         read_manifest("m.yaml")
-    assert [str(problem) for problem in caught.value.problems] == [letter]
+    assert [in_words(problem) for problem in caught.value.problems] == [letter]
 
 
 @given(
@@ -399,7 +402,7 @@ def test_paths_that_are_no_manifest_are_answered(in_folder: Path) -> None:
     }.items():
         with pytest.raises(RefusedError) as caught:
             read_manifest(path)
-        assert [str(problem) for problem in caught.value.problems] == [f"{path}: {text}"]
+        assert [in_words(problem) for problem in caught.value.problems] == [f"{path}: {text}"]
 
 
 def test_every_name_a_row_or_matrix_gets_wrong_is_told_at_once() -> None:

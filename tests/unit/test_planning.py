@@ -16,9 +16,11 @@ from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.jobs import Lora, RenderPlan
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import Manifest, Prompt, Row, WrittenSettings
+from lynx_engine.manifest_rules import Rule
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, plan_renders
 from lynx_engine.shapes import FrameSize
 from lynx_engine.variants import REGISTRY, get_variant
+from tests.support.letters import in_words
 
 HEAD = """\
 campaign: c
@@ -54,7 +56,7 @@ def plan(
 def letters(body: str, facts: PlanFacts = FACTS) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         plan(body, facts)
-    return [str(problem) for problem in caught.value.problems]
+    return [in_words(problem) for problem in caught.value.problems]
 
 
 def test_a_bare_row_becomes_a_complete_job_from_the_variants_defaults() -> None:
@@ -137,7 +139,7 @@ def test_limit_takes_the_first_of_the_order_and_only_selects_rows() -> None:
 def test_a_selection_that_can_match_nothing_is_refused(pair: tuple[str, str], letter: str) -> None:
     with pytest.raises(RefusedError) as caught:
         plan("rows: [{subject: host, text: x, variant: tiny}]", only=(pair,))
-    assert [str(problem) for problem in caught.value.problems] == [letter]
+    assert [in_words(problem) for problem in caught.value.problems] == [letter]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_a_subject_without_consent_is_refused_before_its_photo_is_asked_for() ->
     )
     with pytest.raises(RefusedError) as caught:
         plan_renders(read_manifest("n.yaml"), replace(FACTS, photos={}))
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [in_words(problem) for problem in caught.value.problems] == [
         "n.yaml:1: subject 'guest' has no consent; write the basis you hold, as in consent: "
         "{basis: contract} (consent_basis in a table), or synthetic: true for a made-up person"
     ]
@@ -237,7 +239,7 @@ def test_problems_of_photos_and_weights_reach_only_the_rows_that_need_them() -> 
     facts = replace(
         FACTS,
         photos={"robo": FACTS.photos["robo"]},
-        photo_problems={"host": (Problem("m.yaml:3", "host.png does not exist"),)},
+        photo_problems={"host": (Problem("m.yaml:3", "host.png does not exist", Rule.BAD_PHOTO),)},
         weights={"tiny": "t"},
         weights_problems={"tiny_lite": (Problem("tiny_lite", "weights are missing"),)},
     )
@@ -248,7 +250,7 @@ def test_problems_of_photos_and_weights_reach_only_the_rows_that_need_them() -> 
     ]
     left = plan(body, facts, skip_bad_rows=True)
     assert [(p.job.subject, p.job.variant) for p in left.to_run] == [("robo", "tiny")]
-    assert [str(problem) for problem in left.problems] == letters(body, facts)
+    assert [in_words(problem) for problem in left.problems] == letters(body, facts)
 
 
 def test_two_rows_that_are_one_clip_are_refused_with_both_lines() -> None:
@@ -268,7 +270,7 @@ def test_one_photo_under_two_names_makes_one_clip_and_the_names_are_told() -> No
     same = (PhotoFacts("digest", 512, 512),)
     with pytest.raises(RefusedError) as caught:
         plan_renders(read_manifest("n.yaml"), replace(FACTS, photos={"ann": same, "eve": same}))
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [in_words(problem) for problem in caught.value.problems] == [
         "n.yaml:2: two combinations here are one clip, since 'ann' and 'eve' have the same photo; "
         "remove the repeated value, or exclude one"
     ]
@@ -296,7 +298,7 @@ def test_all_problems_of_all_rows_are_told_at_once_and_skipped_together() -> Non
     assert [line.split(":")[1] for line in found] == ["8", "8", "9", "10", "11"]
     left = plan(body, skip_bad_rows=True)
     assert [p.job.where for p in left.to_run] == ["m.yaml:7"]
-    assert [str(problem) for problem in left.problems] == found
+    assert [in_words(problem) for problem in left.problems] == found
 
 
 def test_a_fault_of_the_whole_file_is_refused_even_when_bad_rows_are_skipped() -> None:
@@ -451,7 +453,7 @@ def test_a_selection_whose_parts_never_meet_is_refused() -> None:
             "rows: [{subject: host, prompt: p}, {subject: robo, prompt: q}]",
             only=(("subject", "host"), ("prompt", "q")),
         )
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [in_words(problem) for problem in caught.value.problems] == [
         "--only: no row has subject host and prompt q together; leave one out"
     ]
 
@@ -482,7 +484,7 @@ def test_a_table_row_left_out_for_its_names_still_tells_its_settings() -> None:
     )
     with pytest.raises(RefusedError) as caught:
         plan_renders(read_manifest("m.csv", lenient=True), FACTS)
-    told = [str(problem) for problem in caught.value.problems]
+    told = [in_words(problem) for problem in caught.value.problems]
     assert len(told) == 2
     assert any("synthetic" in letter for letter in told)
     assert any("frames is 80" in letter for letter in told)
