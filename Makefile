@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 # One pip command with the constraints: anything that pulls another torch breaks diffusers.
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # One more than there are cores, up to four: many tests wait for a process to start, or for a retry.
 WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$(( cores < 4 ? cores + 1 : 4 )))
@@ -49,12 +49,14 @@ schema: $(VENV)/.installed-test  ## Write manifests/manifest.schema.json and doc
 clean:  ## Remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/bin/python:
+# pip is the last thing that venv writes: an environment without it is half made, and made anew.
+$(VENV)/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment;" \
+		"install what it lacks (Debian: apt-get install python3-venv) and run make again."; exit 1; }
 
 # A Chromium for the browser tests, from Debian when root; playwright's own would be a download.
-$(VENV)/.browser: $(VENV)/bin/python
+$(VENV)/.browser: $(VENV)/bin/pip
 	@for program in "$$LYNX_CHROMIUM" chromium chromium-browser google-chrome-stable google-chrome; do \
 		command -v "$$program" >/dev/null && exec touch $@; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -64,10 +66,12 @@ $(VENV)/.browser: $(VENV)/bin/python
 	else echo "The browser tests need Chromium: install it (Debian: apt-get install chromium)," \
 		"or let LYNX_CHROMIUM name one."; exit 1; fi
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable .
-	touch $@
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): some minutes, once. If it is stopped, run make again."
+	@$(INSTALL) --editable .
+	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[test]'
-	touch $@ $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): some minutes, once. If it is stopped, run make again."
+	@$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed

@@ -70,6 +70,7 @@ def prefect_server(settings: Settings, campaign: str) -> Generator[LocalServer |
     if os.environ.get("PREFECT_API_URL"):
         yield None
         return
+    _reach_without_proxy()
     home = _HOME_OF_THE_USER or (settings.state_dir / "prefect" / campaign).resolve()
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(home))
@@ -99,6 +100,7 @@ def lasting_server(settings: Settings) -> Generator[LocalServer | None]:
         if os.environ.get("PREFECT_API_URL"):
             yield None
             return
+        _reach_without_proxy()
         server = LocalServer(
             home, start_s=settings.server_start_s, port=_UI_PORT, cache=settings.cache
         )
@@ -108,6 +110,14 @@ def lasting_server(settings: Settings) -> Generator[LocalServer | None]:
             yield server
         finally:
             server.stop()
+
+
+def _reach_without_proxy() -> None:
+    """Keep calls to the server here from the proxy that http_proxy names for other machines."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if given.strip() != "*":
+        own = ",".join(part for part in (given, "127.0.0.1") if part)
+        os.environ |= {"no_proxy": own, "NO_PROXY": own}
 
 
 @contextmanager

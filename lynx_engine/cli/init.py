@@ -45,22 +45,20 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Make a workspace: settings, example manifests, a photo. Nothing is overwritten."""
-    import shutil
-
     from lynx_engine.cli.console import say, say_json
     from lynx_engine.errors import Problem, RefusedError
     from lynx_engine.settings import WORKSPACE_FILE
 
     targets = (folder / WORKSPACE_FILE, folder / "manifests")
     there = [
-        Problem(str(path), "is already there; nothing was changed")
+        Problem(str(path), "is already there; name another folder, as in lynx-engine init studio")
         for path in targets
         if path.exists()
     ]
     if there:
         raise RefusedError(there, outcome="nothing was made")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(_examples(), folder / "manifests", copy_function=shutil.copyfile)
+    _copy_contents(_examples(), folder / "manifests")
     (folder / WORKSPACE_FILE).write_text(_SETTINGS, encoding="utf-8")
     go = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     command_line = f"{go}lynx-engine render manifests/quickstart.yaml"
@@ -68,6 +66,18 @@ def command(
         say_json({"workspace": str(folder.resolve()), "next": command_line})
     else:
         say(f"Made {folder / 'manifests'} and {folder / WORKSPACE_FILE}. Next: {command_line}")
+
+
+def _copy_contents(source: Path, target: Path) -> None:
+    """Copy a folder's contents, not its modes: an installed one may be read-only, a copy is not."""
+    import shutil
+
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy_contents(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
 
 
 def _examples() -> Path:

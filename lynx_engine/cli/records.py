@@ -62,7 +62,8 @@ def campaign_named(given: str, settings: Settings, *, outcome: str = "nothing to
         name = read_manifest(given, lenient=True).campaign
     known = campaigns_of(settings)
     if name not in known:
-        text = f"no campaign of that name in {settings.outputs_dir}{nearest(name, known)}"
+        advice = nearest(name, known) or "; `lynx-engine status` lists those that are there"
+        text = f"no campaign of that name in {settings.outputs_dir}{advice}"
         raise RefusedError([Problem(given, text)], outcome=outcome)
     return name
 

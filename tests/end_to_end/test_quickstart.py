@@ -195,7 +195,13 @@ def test_status_counts_what_the_log_holds(studio: Workspace) -> None:
 def test_init_never_overwrites(studio: Workspace) -> None:
     done = studio.run("init")
     assert done.returncode == 2
-    assert "manifests: is already there" in done.stderr
+    assert "manifests: is already there; name another folder" in done.stderr
+
+
+def test_unknown_campaign_names_the_command_that_lists_them(studio: Workspace) -> None:
+    done = studio.run("report", "autumn")
+    assert done.returncode == 2
+    assert "`lynx-engine status` lists those that are there" in done.stderr
 
 
 def test_states_of_prefect_are_those_of_the_rows(studio: Workspace) -> None:
