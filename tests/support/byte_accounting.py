@@ -64,6 +64,8 @@ class ByteAccounting(TorchDispatchMode):
         self._held: dict[int, torch.UntypedStorage] = {}
         self._groups: Counter[str] = Counter()
         self._made: dict[int, _Storage] = {}
+        # Of `_made`, the dead that nobody has looked for yet among them.
+        self._made_bytes = 0
         self._elsewhere: dict[int, torch.UntypedStorage] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -78,7 +80,7 @@ class ByteAccounting(TorchDispatchMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if storage._cdata not in self._held:
-                self._made.pop(storage._cdata, None)
+                self._forget(storage._cdata)
                 self._held[storage._cdata] = storage
                 self._groups[group] += storage.nbytes()
         self._note("hold")
@@ -92,7 +94,7 @@ class ByteAccounting(TorchDispatchMode):
     def live_bytes(self) -> int:
         """Bytes alive now."""
         self._sweep()
-        return self.held_bytes + sum(storage.bytes for storage in self._made.values())
+        return self.held_bytes + self._made_bytes
 
     def __torch_dispatch__(
         self,
@@ -103,8 +105,6 @@ class ByteAccounting(TorchDispatchMode):
     ) -> Any:
         """Run one operation and count what it made."""
         del types
-        # Dead inputs of earlier operations went before this one allocates.
-        self._sweep()
         out = _attend(args) if func is _ATTENTION else func(*args, **(kwargs or {}))
         for tensor in _tensors(out):
             self._add(tensor, str(func))
@@ -114,18 +114,28 @@ class ByteAccounting(TorchDispatchMode):
     def _add(self, tensor: torch.Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
+        if key in self._made and self._made[key].reference.expired():
+            self._forget(key)  # another storage has taken a dead one's address
         if key in self._held or key in self._made or key in self._elsewhere:
             return
         label = f"{operation} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
         self._made[key] = _Storage(StorageWeakRef(storage), storage.nbytes(), label)
+        self._made_bytes += storage.nbytes()
+
+    def _forget(self, key: int) -> None:
+        gone = self._made.pop(key, None)
+        if gone is not None:
+            self._made_bytes -= gone.bytes
 
     def _sweep(self) -> None:
-        gone = [key for key, storage in self._made.items() if storage.reference.expired()]
-        for key in gone:
-            del self._made[key]
+        for key in [key for key, storage in self._made.items() if storage.reference.expired()]:
+            self._forget(key)
 
     def _note(self, operation: str) -> None:
-        live = self.held_bytes + sum(storage.bytes for storage in self._made.values())
+        # The dead are looked for only where they could make a moment seem the largest.
+        if self.held_bytes + self._made_bytes <= self.peak.bytes:
+            return
+        live = self.live_bytes()
         if live > self.peak.bytes:
             alive: Counter[str] = Counter()
             for storage in self._made.values():

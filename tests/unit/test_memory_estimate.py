@@ -219,7 +219,7 @@ def test_each_item_of_a_placement_takes_its_bytes() -> None:
     shape = {"frames": 81, "size": FrameSize(832, 480), "precision": "bfloat16"}
     resident = estimate_memory(full, Placement("resident"), **shape).phases["denoise"]  # type: ignore[arg-type]
     assert resident["resident blocks"] / 1e9 == pytest.approx(28.12, abs=0.01)
-    # LYNX.md: 12.6 GB less than with the adapters' weights; keys and values are 0.45 GB of it.
+    # 12.6 GB less than with the adapters' weights; keys and values are 0.45 GB of it.
     assert resident["adapter K/V"] == 2 * 2 * 40 * (16 + 256) * 5120 * 2
     assert resident["text K/V"] == 2 * 2 * 40 * 512 * 5120 * 2
     assert resident["shared first block"] == 3 * 32760 * 5120 * 2
