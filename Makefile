@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$(( cores < 4 ? cores + 1 : 4 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit faults bench schema clean
+.PHONY: help demo test lint types imports unit faults coverage bench schema clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,16 @@ unit: $(VENV)/.installed-test $(VENV)/.browser
 
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults
+
+# Processes that tests start elsewhere find the settings and the data by whole paths.
+coverage: export COVERAGE_FILE = $(CURDIR)/.coverage
+coverage: export COVERAGE_RCFILE = $(CURDIR)/pyproject.toml
+coverage: $(VENV)/.installed-test $(VENV)/.browser  ## Run all tests and count the branches they take (twice as long)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses=$(WORKERS) --dist=worksteal --timeout=900
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o .coverage.json
+	$(BIN)/python -m tests.branch_coverage .coverage.json 90
 
 bench: $(VENV)/.installed-test  ## Measure every figure that needs no GPU on an idle machine
 	$(BIN)/python -m tests.benchmarks
