@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$(( cores < 4 ? cores + 1 : 4 )))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit faults coverage bench schema clean
+.PHONY: help demo test lint types imports unit faults fuzz coverage bench schema clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ unit: $(VENV)/.installed-test $(VENV)/.browser
 
 faults: $(VENV)/.installed-test  ## Break everything at full size (an hour); prints the figures
 	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/faults
+
+fuzz: $(VENV)/.installed-test  ## Try 12,000 manifests and 5,000 pictures that nobody should have made (half an hour)
+	LYNX_FAULTS=full $(BIN)/pytest -n0 --timeout=7200 tests/fuzz
 
 # Processes that tests start elsewhere find the settings and the data by whole paths.
 coverage: export COVERAGE_FILE = $(CURDIR)/.coverage

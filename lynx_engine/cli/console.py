@@ -74,10 +74,10 @@ def complain(error: LynxError, *, as_json: bool = False) -> None:
     if not as_json:
         from rich.text import Text
 
-        letter = Text(visible(str(error), keep_newlines=True))
-        first = letter.plain.find("\n")
-        letter.stylize("bold red", 0, len(letter) if first < 0 else first)
-        _stderr().print(letter, soft_wrap=True)
+        first, *others = visible(str(error), keep_newlines=True).split("\n", 1)
+        _stderr().print(Text(first, style="bold red"), soft_wrap=True)
+        # Past rich: a hundred thousand problems would take it seconds.
+        print(*others, sep="", end="\n" if others else "", file=sys.stderr)
         return
     listed = error.problems if isinstance(error, ProblemsError) else ()
     problems = [problem.as_json() for problem in listed]

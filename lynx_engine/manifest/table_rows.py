@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -105,12 +106,15 @@ class _Reading:
     def __init__(self, path: Path, table: Table) -> None:
         self._path = path
         self._table = table
-        self._pick_subject = _picker(table, SUBJECT_COLUMNS)
-        self._pick_settings = _picker(table, SETTING_COLUMNS)
-        self._pick_others = _picker(table, ("prompt", "prompt_file", "seed"))
+        self._pick_subject = _Picker(table, SUBJECT_COLUMNS)
+        self._pick_settings = _Picker(table, SETTING_COLUMNS)
+        self._prompt_place, self._file_place, self._seed_place = (
+            table.columns.index(column) if column in table.columns else None
+            for column in ("prompt", "prompt_file", "seed")
+        )
         self._settings: dict[object, _Judged] = {}
         self._prompts: dict[tuple[object, object], Prompt] = {}
-        self.subjects = _SubjectCells(str(path), table)
+        self.subjects = _SubjectCells(str(path), table, self._pick_subject.columns)
         self.problems: list[Problem] = []
         self.suspects: list[Row] = []
 
@@ -135,8 +139,11 @@ class _Reading:
         return rows
 
     def _row(self, line: int, cells: Sequence[Cell], letters: list[Letter]) -> Row:
-        prompt_cell, file_cell, seed_cell = self._pick_others(cells)
-        judged = self._judge(self._pick_settings(cells))
+        prompt_cell, file_cell, seed_cell = (
+            None if place is None else cells[place]
+            for place in (self._prompt_place, self._file_place, self._seed_place)
+        )
+        judged = self._judge(self._pick_settings.cells(cells))
         letters += judged.letters
         seed, prompt = 0, Prompt("", "")
         try:
@@ -152,7 +159,7 @@ class _Reading:
             letters.append(error.letter)
         subject = None
         try:
-            subject = self.subjects.take(line, self._pick_subject(cells))
+            subject = self.subjects.take(line, self._pick_subject.cells(cells))
         except _CellError as error:
             letters += error.letters
         return Row(f"{self._path}:{line}", subject, prompt, seed, judged.settings)
@@ -162,7 +169,7 @@ class _Reading:
         judged = self._settings.get(key)
         if judged is None:
             try:
-                values = _nest(_typed_cells(self._table, SETTING_COLUMNS, cells))
+                values = _nest(_typed_cells(self._table, self._pick_settings.columns, cells))
                 entry = _checked(RenderSettings, values)
                 judged = _Judged(written_settings(entry, self._path.parent))
             except _CellError as error:
@@ -174,6 +181,10 @@ class _Reading:
         return _typed(column, cell) if self._table.is_text else cell
 
     def _prompt(self, text: Cell, file: Cell) -> Prompt:
+        known = self._prompts.get((text, file)) if self._table.is_text else None
+        return known or self._new_prompt(text, file)
+
+    def _new_prompt(self, text: Cell, file: Cell) -> Prompt:
         if self._table.is_blank(text) == self._table.is_blank(file):
             raise RuleError(
                 Rule.PROMPT_SOURCE,
@@ -199,8 +210,9 @@ class _Reading:
 class _SubjectCells:
     """Collects what the rows say of each subject, and finds where they disagree."""
 
-    def __init__(self, path: str, table: Table) -> None:
+    def __init__(self, path: str, table: Table, columns: Sequence[str]) -> None:
         self.problems: list[Problem] = []
+        self._columns = columns
         self._path = path
         self._table = table
         self._register = NameRegister("subject")
@@ -240,7 +252,7 @@ class _SubjectCells:
         return subjects
 
     def _learn(self, line: int, cells: Sequence[Cell]) -> str | None:
-        values = _typed_cells(self._table, SUBJECT_COLUMNS, cells)
+        values = _typed_cells(self._table, self._columns, cells)
         name = values.get("subject")
         if name is None:
             if values:
@@ -280,10 +292,22 @@ class _SubjectCells:
             raise _CellError([Letter(Rule.NAME_CLASH, clash.text)])
 
 
-def _picker(table: Table, columns: Sequence[str]) -> Callable[[Sequence[Cell]], Sequence[Cell]]:
-    """Return a function that takes the cells of `columns` out of a row, None where absent."""
-    places = [table.columns.index(c) if c in table.columns else None for c in columns]
-    return lambda cells: [None if place is None else cells[place] for place in places]
+class _Picker:
+    """Takes the cells of some columns out of rows.
+
+    Attributes:
+        columns: Those of the columns asked for that the table has.
+        cells: Gives a row's cells of these, in their order.
+    """
+
+    def __init__(self, table: Table, columns: Sequence[str]) -> None:
+        self.columns = [column for column in columns if column in table.columns]
+        places = [table.columns.index(column) for column in self.columns]
+        self.cells: Callable[[Sequence[Cell]], Sequence[Cell]]
+        if len(places) > 1:
+            self.cells = itemgetter(*places)
+        else:
+            self.cells = lambda cells: [cells[place] for place in places]
 
 
 def _typed_cells(table: Table, columns: Sequence[str], cells: Sequence[Cell]) -> dict[str, object]:

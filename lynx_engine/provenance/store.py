@@ -395,6 +395,11 @@ class _Attempts(Mapping[_Key, PastResult]):
     def __contains__(self, key: object) -> bool:
         return key in self._rows
 
+    def get(self, key: _Key, default: Any = None) -> Any:
+        # Of a new campaign nothing is known: an exception for each of its rows would cost more.
+        row = self._rows.get(key)
+        return default if row is None else self._attempt(row)
+
     def __iter__(self) -> Iterator[_Key]:
         return iter(self._rows)
 

@@ -45,4 +45,4 @@ def test_error_as_json_stands_on_stdout(capsys: pytest.CaptureFixture[str]) -> N
     console.complain(RefusedError([Problem("m.yaml:4", "two faces")]), as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["exit_code"] == 2
-    assert told["problems"] == [{"where": "m.yaml:4", "text": "two faces"}]
+    assert told["problems"] == [{"where": "m.yaml:4", "text": "two faces", "rule": None}]
