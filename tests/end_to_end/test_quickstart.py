@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lynx_engine.media.video import find_ffmpeg
+from tests.support.pace import slowness
 from tests.support.workspaces import Workspace
 
 MANIFEST = "manifests/quickstart.yaml"
@@ -87,7 +88,7 @@ main()
 
 def test_second_run_renders_nothing_and_starts_nothing(studio: Workspace) -> None:
     before = studio.parts("quickstart")
-    started = time.monotonic()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", RERUN],
         cwd=studio.folder,
@@ -97,12 +98,14 @@ def test_second_run_renders_nothing_and_starts_nothing(studio: Workspace) -> Non
         timeout=60,
         check=False,
     )
-    took_s = time.monotonic() - started
+    took = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took_s = took.ru_utime + took.ru_stime - used.ru_utime - used.ru_stime
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("quickstart: nothing to do; 8 clips are done.")
     assert "LOADED []" in done.stderr
     assert studio.parts("quickstart") == before
-    assert took_s <= 3.0
+    # Of the processor: others may use it, too, while this runs.
+    assert took_s / slowness() <= 3.0
 
 
 def test_prefects_database_is_made_once_a_machine(studio: Workspace, cache: Path) -> None:

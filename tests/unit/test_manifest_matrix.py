@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from lynx_engine.manifest.matrix_schema import read_seeds
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.values import Row
 from tests.support.letters import in_words
+from tests.support.pace import Stopwatch
 
 HEAD = """\
 subjects:
@@ -89,11 +89,11 @@ def test_what_is_no_seed_is_refused_with_the_rule(wrong: object) -> None:
 
 
 def test_a_product_of_a_trillion_rows_is_refused_before_it_is_expanded() -> None:
-    started = time.perf_counter()
+    watch = Stopwatch()
     found = letter(
         "{text: Hi., seed: 1..1000000, steps: [1, 2]}", f"{{text: Hi., seed: 0..{2**62}}}"
     )
-    assert time.perf_counter() - started < 1
+    assert watch.idle_s() < 1
     assert found.splitlines() == [
         "m.yaml:6: 1,000,000 rows with those before; the limit is 100,000 in one manifest. "
         "Split it, or narrow the lists",
@@ -168,8 +168,8 @@ def test_exclusions_drop_the_same_as_asking_each_of_every_combination() -> None:
 
 def test_a_thousand_exclusions_of_a_hundred_thousand_rows_take_seconds() -> None:
     drops = ", ".join(f"{{subject: a, seed: {n}}}" for n in range(1, 1001))
-    started = time.perf_counter()
+    watch = Stopwatch()
     found = rows(f"{{subject: [a, b], text: Hi., seed: 1..50000, exclude: [{drops}]}}")
     # Asking each exclusion of each combination takes over a minute.
-    assert time.perf_counter() - started < 10
+    assert watch.idle_s() < 5
     assert len(found) == 99_000
