@@ -207,7 +207,8 @@ def draw_portrait(person: Person, *, side: int, seed: int = 0) -> Drawing:
     """
     random = Random(f"portrait {seed}")
     wall = _between((226, 216, 198), (150, 170, 190), random.random())
-    backdrop = Image.new("RGB", (side * _OVERSAMPLING,) * 2, wall)
+    edge = side * _OVERSAMPLING
+    backdrop = Image.new("RGB", (edge, edge), wall)
     pose = _Pose(
         chin=(0.5 + random.uniform(-0.03, 0.03), 0.6 + random.uniform(-0.02, 0.03)),
         head_height=random.uniform(0.40, 0.46),
