@@ -30,7 +30,10 @@ Landmarks = npt.NDArray[np.float32]
 
 # Shapes are drawn at four times the size and averaged, which smooths their edges.
 _OVERSAMPLING = 4
-_STRIPES = 5
+# In head heights: where the shirt begins under the chin, and how wide a stripe is.
+_SHIRT_TOP, _STRIPE = 0.04, 0.17
+# Heights on the face, over the chin.
+_EYES, _MOUTH = -0.56, -0.17
 
 
 class HairStyle(StrEnum):
@@ -210,7 +213,7 @@ def draw_portrait(person: Person, *, side: int, seed: int = 0) -> Drawing:
     edge = side * _OVERSAMPLING
     backdrop = Image.new("RGB", (edge, edge), wall)
     pose = _Pose(
-        chin=(0.5 + random.uniform(-0.03, 0.03), 0.6 + random.uniform(-0.02, 0.03)),
+        chin=(0.5 + random.uniform(-0.03, 0.03), 0.62 + random.uniform(-0.02, 0.03)),
         head_height=random.uniform(0.40, 0.46),
         smile=random.uniform(0.1, 0.6),
     )
@@ -359,33 +362,34 @@ class _Figure:
         self._shape(corners, self._person.hair)
 
     def _body(self) -> None:
-        """Draw neck and shirt; the shirt's stripes lie on the body, not on the picture."""
-        size = self._canvas.size
+        """Draw the shirt, whose stripes lie on the body, and what its collar leaves of the neck.
+
+        The shirt begins right under the chin: the reference crop ends a quarter of a head below.
+        """
+        size, person = self._canvas.size, self._person
         mask = Image.new("L", size, 0)
         pen = ImageDraw.Draw(mask)
-        left, top = self._at(-0.95, 0.22)
-        right, bottom = self._at(0.95, 2.2)
-        pen.rounded_rectangle((left, top, right, bottom), radius=0.55 * self._unit, fill=255)
-        person = self._person
+        body = (*self._at(-0.95, _SHIRT_TOP), *self._at(0.95, 2.2))
+        pen.rounded_rectangle(body, radius=0.5 * self._unit, fill=255)
         self._canvas.paste(person.shirt, (0, 0), mask)
         if person.pattern is not Pattern.PLAIN:
             bands = Image.new("L", size, 0)
             pen = ImageDraw.Draw(bands)
-            width = 1.9 / (2 * _STRIPES)
-            for stripe in range(_STRIPES + 1):
-                begin = -0.95 + width * (2 * stripe + 0.5)
+            for number in range(-6, 14, 2):
+                begin, end = (number - 0.5) * _STRIPE, (number + 0.5) * _STRIPE
                 if person.pattern is Pattern.VERTICAL:
-                    pen.rectangle((*self._at(begin, 0), *self._at(begin + width, 3)), fill=255)
-                else:
-                    begin += 1.2
-                    pen.rectangle((*self._at(-1, begin), *self._at(1, begin + width)), fill=255)
+                    pen.rectangle((*self._at(begin, -1), *self._at(end, 3)), fill=255)
+                else:  # shifted so that the reference crop shows as much of either colour
+                    pen.rectangle(
+                        (*self._at(-1, begin + 0.225), *self._at(1, end + 0.225)), fill=255
+                    )
             self._canvas.paste(person.stripes, (0, 0), ImageChops.multiply(mask, bands))
-        left, top = self._at(-0.17 + self._head[0] / 2, -0.25)
-        right, bottom = self._at(0.17 + self._head[0] / 2, 0.34)
-        shade = _between(person.skin, (0, 0, 0), 0.15)
-        self._pen.rounded_rectangle(
-            (left, top, right, bottom), radius=0.12 * self._unit, fill=shade
+        neck = (
+            *self._at(-0.17 + self._head[0] / 2, -0.25),
+            *self._at(0.17 + self._head[0] / 2, _SHIRT_TOP + 0.1),
         )
+        shade = _between(person.skin, (0, 0, 0), 0.15)
+        self._pen.rounded_rectangle(neck, radius=0.12 * self._unit, fill=shade)
 
     def _head_shape(self) -> None:
         half, skin = self._half, self._person.skin
@@ -428,8 +432,8 @@ class _Figure:
     def _face(self) -> Landmarks:
         person, pose, turn = self._person, self._pose, self._turn
         apart = person.eye_distance * person.face_width / 2
-        eyes = [(turn - apart, -0.52), (turn + apart, -0.52)]
-        nose = (turn * 1.3, -0.52 + person.nose + 0.1)
+        eyes = [(turn - apart, _EYES), (turn + apart, _EYES)]
+        nose = (turn * 1.3, _EYES + person.nose + 0.1)
         for x, y in eyes:
             self._ellipse(x, y, (0.075, 0.05), (245, 245, 245))
             self._ellipse(x + 0.02 * pose.gaze, y, (0.04, 0.045), (24, 20, 24))
@@ -441,7 +445,7 @@ class _Figure:
         self._eyewear(eyes)
         self._ellipse(*nose, (0.05, 0.045), _between(person.skin, (0, 0, 0), 0.22))
         if person.beard is not Beard.NONE:
-            self._ellipse(turn, -0.265, (0.17, 0.045), person.hair)
+            self._ellipse(turn, _MOUTH - 0.065, (0.17, 0.045), person.hair)
         corners = self._mouth(turn)
         places = [*eyes, nose, *corners]
         return np.asarray([self._on_head(x, y) for x, y in places], dtype=np.float32)
@@ -449,15 +453,15 @@ class _Figure:
     def _mouth(self, turn: float) -> list[tuple[float, float]]:
         wide, smile = 0.11 + 0.08 * self._pose.smile, self._pose.smile
         (left, top), (right, bottom) = (
-            self._on_head(turn - wide, -0.2 - 0.02 - 0.1 * smile),
-            self._on_head(turn + wide, -0.2 + 0.02 + 0.1 * smile),
+            self._on_head(turn - wide, _MOUTH - 0.02 - 0.1 * smile),
+            self._on_head(turn + wide, _MOUTH + 0.02 + 0.1 * smile),
         )
         if smile > 0.65:
             self._pen.chord((left, top, right, bottom), 0, 180, fill=(250, 250, 250))
         self._pen.arc(
             (left, top, right, bottom), 10, 170, fill=self._person.lips, width=int(self._unit / 18)
         )
-        return [(turn - wide, -0.2), (turn + wide, -0.2)]
+        return [(turn - wide, _MOUTH), (turn + wide, _MOUTH)]
 
     def _eyewear(self, eyes: Sequence[tuple[float, float]]) -> None:
         kind = self._person.glasses

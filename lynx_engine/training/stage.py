@@ -144,7 +144,9 @@ class _Run:
         line = {name: round(value / 20, 6) for name, value in self._sums.items()}
         self._sums = {}
         with self._curve.open("a", encoding="utf-8") as curve:
-            curve.write(json.dumps({"step": self.step, **line, "cpu_s": time.process_time()}) + "\n")
+            curve.write(
+                json.dumps({"step": self.step, **line, "cpu_s": time.process_time()}) + "\n"
+            )
         logger.info("%s %d of %d: %s", self._stage.name, self.step, self._stage.steps, line)
 
 
