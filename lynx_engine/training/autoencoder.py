@@ -60,7 +60,7 @@ def to_tensor(frames: Frames) -> Tensor:
 
 @torch.no_grad()
 def psnr(model: AutoencoderKLWan, clips: int) -> float:
-    """Return the peak signal-to-noise ratio in dB over clips of held-out people, pixels 0 to 255."""
+    """Return the peak signal-to-noise ratio over clips of held-out people, in dB of 255."""
     squared: list[float] = []
     for number in range(clips):
         random = Random(f"held out {number}")

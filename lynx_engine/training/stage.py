@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +133,7 @@ class _Run:
             "step": self.step,
         }
         torch.save(state, half)
-        os.replace(half, self._checkpoint)
+        half.replace(self._checkpoint)
 
     def _note(self, losses: Losses) -> None:
         for name, loss in losses.items():
