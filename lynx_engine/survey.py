@@ -7,8 +7,9 @@ loads no torch: faces are found with OpenCV, weights are told apart by sampling 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from lynx_engine.identity.detect import detector_name
 from lynx_engine.identity.evaluators import evaluator_name
 from lynx_engine.identity.withdrawals import read_withdrawals, withdrawn
 from lynx_engine.manifest_rules import Rule
-from lynx_engine.media.images import inspect_photo
+from lynx_engine.media.images import PhotoHeader, inspect_photo
 from lynx_engine.models.lora_file import (
     PEFT_NEEDED,
     added_numbers,
@@ -64,8 +65,9 @@ def gather_facts(manifest: Manifest, settings: Settings | None = None) -> PlanFa
     evaluator = evaluator_name(settings.evaluator)
     photos: dict[str, tuple[PhotoFacts, ...]] = {}
     photo_problems: dict[str, tuple[Problem, ...]] = {}
+    inspect = cache(inspect_photo)  # many subjects may share a photo
     for subject in manifest.subjects.values():
-        found, problems = _photos_of(subject)
+        found, problems = _photos_of(subject, inspect)
         if problems:
             photo_problems[subject.name] = problems
         else:
@@ -122,14 +124,16 @@ def _withdrawn_subjects(
     return {name: text for name, text in why.items() if text}
 
 
-def _photos_of(subject: Subject) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:
+def _photos_of(
+    subject: Subject, inspect: Callable[[Path], PhotoHeader]
+) -> tuple[tuple[PhotoFacts, ...], tuple[Problem, ...]]:
     """Return the headers of a subject's photos, and what is wrong with any of them."""
     found: list[PhotoFacts] = []
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
     for image in subject.images:
         try:
-            header = inspect_photo(image)
+            header = inspect(image)
         except RowError as error:
             problems.append(Problem(subject.where, str(error), Rule.BAD_PHOTO))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -187,4 +188,4 @@ def _write_manifest(
     elif output is None:
         say_exactly(text)
     else:
-        note(f"Wrote {output}. Next: lynx-engine render {output}")
+        note(f"Wrote {output}. Next: lynx-engine render {shlex.quote(str(output))}")

@@ -8,6 +8,7 @@ YAML, not manifests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,11 @@ from lynx_engine.manifest_rules import Rule
 MAX_DEPTH = 32
 # 100,000 rows of nine settings are 1.9 million nodes.
 MAX_NODES = 2_000_000
+# A manifest needs no directive; libyaml holds each new one against all before it.
+MAX_DIRECTIVES = 10
+# Whoever has mended these sees what else there is.
+MAX_PROBLEMS = 1000
+_DIRECTIVE = re.compile("(?:^|[\r\n\x85\u2028\u2029])%")
 
 _CORE = "tag:yaml.org,2002:"
 TEXT_TAG = f"{_CORE}str"
@@ -44,6 +50,7 @@ def guarded_events(text: str, path: str) -> Iterator[yaml.Event]:
         RefusedError: If the text is not YAML, or breaks a rule; names file and line.
     """
     guard = _Guard(path)
+    guard.check_directives(text)
     # types-PyYAML leaves the stream untyped.
     events = cast("Iterator[yaml.Event]", yaml.parse(text, Loader=yaml.CSafeLoader))  # pyright: ignore[reportUnknownMemberType]
     try:
@@ -82,6 +89,14 @@ class _Guard:
         self._documents = 0
         self._anchor_nodes: dict[str, int] = {}
 
+    def check_directives(self, text: str) -> None:
+        """Refuse a text of many lines such as `%TAG`, before anything is parsed."""
+        for number, found in enumerate(_DIRECTIVE.finditer(text), 1):
+            if number > MAX_DIRECTIVES:
+                line = len(text[: found.end()].splitlines())
+                words = f"more than {MAX_DIRECTIVES} lines begin with %; a manifest needs none"
+                self.stop(Rule.NOT_YAML, line, words)
+
     def check(self, event: yaml.Event) -> None:
         """Count and judge one event."""
         if isinstance(event, yaml.ScalarEvent):
@@ -112,6 +127,8 @@ class _Guard:
         raise RefusedError([*self.problems, Problem(f"{self._path}:{line}", text, rule)]) from None
 
     def _note(self, rule: Rule, line: int, text: str) -> None:
+        if len(self.problems) + 1 == MAX_PROBLEMS:
+            self.stop(rule, line, f"{text}. The rest of the file was not read")
         self.problems.append(Problem(f"{self._path}:{line}", text, rule))
 
     def _count(self, event: yaml.Event, nodes: int) -> None:

@@ -53,6 +53,11 @@ def findings(error: ValidationError) -> list[tuple[Place, ErrorDetails]]:
     ]
 
 
+def is_unknown_key(detail: ErrorDetails) -> bool:
+    """Return whether a finding is of a key that nobody asks for."""
+    return detail["type"] == "extra_forbidden"
+
+
 def letter(detail: ErrorDetails, label: str, known: Iterable[str] = ()) -> Letter:
     """Return one finding in words: what is there, and what is due.
 

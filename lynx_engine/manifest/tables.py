@@ -34,6 +34,8 @@ SETTING_COLUMNS = (
     "video_crf",
 )
 _MOST_DIGITS = 40
+# Of a header or row with more, only the count is told.
+_MOST_COLUMNS, _MOST_UNKNOWN = 1000, 20
 DELIMITERS = (",", ";", "\t")
 COLUMNS = (*SUBJECT_COLUMNS, "prompt", "prompt_file", "seed", *SETTING_COLUMNS)
 _KNOWN = frozenset(COLUMNS)
@@ -121,6 +123,10 @@ def _header_problems(header: Sequence[str], where: str) -> Iterator[Problem]:
             "the first line must name the columns, such as subject,image,prompt",
             Rule.HEADER,
         )
+    if len(header) > _MOST_COLUMNS:
+        text = f"the header names {len(header):,} columns; there are {len(COLUMNS)} to choose from"
+        yield Problem(where, text, Rule.HEADER)
+        return
     for number, name in enumerate(header, 1):
         if not name:
             yield Problem(where, f"column {number} has no name; name it or delete it", Rule.HEADER)
@@ -225,7 +231,10 @@ def _known_keys(value: object) -> dict[str, object]:
     values = cast("dict[str, object]", value)
     unknown = [name for name in values if name not in _KNOWN]
     if unknown:
-        advice = [f"{name!r}{nearest(name, COLUMNS) or '; remove it'}" for name in unknown]
+        shown = unknown[:_MOST_UNKNOWN]
+        advice = [f"{name!r}{nearest(name, COLUMNS) or '; remove it'}" for name in shown]
+        if len(unknown) > len(shown):
+            advice.append(f"{len(unknown) - len(shown):,} more")
         raise RuleError(Rule.UNKNOWN_KEY, f"unknown key {' and '.join(advice)}")
     return values
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lynx_engine.errors import Letter, Problem, RefusedError, RuleError
 from lynx_engine.manifest.expand import (
@@ -25,7 +26,14 @@ from lynx_engine.manifest.expand import (
     too_many_rows,
 )
 from lynx_engine.manifest.files import read_manifest_text
-from lynx_engine.manifest.letters import Place, findings, keys_at, label_of_place, letter
+from lynx_engine.manifest.letters import (
+    Place,
+    findings,
+    is_unknown_key,
+    keys_at,
+    label_of_place,
+    letter,
+)
 from lynx_engine.manifest.matrix_schema import ManifestFile, MatrixEntry
 from lynx_engine.manifest.names import NameRegister, campaign_of
 from lynx_engine.manifest.schema import Defaults, RowEntry, SubjectEntry, written_settings
@@ -42,7 +50,8 @@ from lynx_engine.manifest.yaml_lines import Lines, MappingLines, line_at, lines_
 from lynx_engine.manifest_rules import Rule
 
 _Model = TypeVar("_Model", bound=BaseModel)
-# Each costs some 50 us; further unknown keys are told without the nearest known one.
+# Each costs some 50 us: further unknown keys are told without the nearest known one, and of a
+# mapping that has more, the rest is counted.
 _MOST_SUGGESTIONS = 1000
 _ENTRIES: Mapping[str, type[BaseModel]] = {"rows": RowEntry, "matrix": MatrixEntry}
 
@@ -87,6 +96,7 @@ class _Reading:
     file_problems: list[Problem] = field(default_factory=list[Problem])
     row_problems: list[Problem] = field(default_factory=list[Problem])
     suspects: list[Row] = field(default_factory=list[Row])
+    suggestions: int = 0
 
     def manifest(self) -> Manifest:
         head = self._head()
@@ -129,11 +139,10 @@ class _Reading:
             return ManifestFile.model_validate(values)
         except ValidationError as error:
             found = findings(error)
-        for number, (place, detail) in enumerate(found):
+        for place, detail in self._few_unknown_keys(found, ()):
             of_rows = len(place) > 1 and place[0] in {"subjects", "prompts"}
             label = _label(place)
-            known = keys_at(ManifestFile, place) if number < _MOST_SUGGESTIONS else ()
-            told = letter(detail, label, known)
+            told = letter(detail, label, self._known(ManifestFile, place))
             self._note(self.row_problems if of_rows else self.file_problems, place, told)
         for place, _ in found:
             _leave_out(values, place)
@@ -250,14 +259,32 @@ class _Reading:
             return model.model_validate(value), True
         except ValidationError as error:
             found = findings(error)
-        for inner, detail in found:
-            told = letter(detail, label_of_place(inner, "a row"), keys_at(model, inner))
+        for inner, detail in self._few_unknown_keys(found, place):
+            told = letter(detail, label_of_place(inner, "a row"), self._known(model, inner))
             self._note(self.row_problems, (*place, *inner), told)
         if not isinstance(value, dict):
             return None, False
         unsound = {inner[0] for inner, _ in found if inner}
         rest = {k: v for k, v in cast("dict[str, object]", value).items() if k not in unsound}
         return model.model_validate(rest), False
+
+    def _few_unknown_keys(
+        self, found: list[tuple[Place, ErrorDetails]], place: Place
+    ) -> list[tuple[Place, ErrorDetails]]:
+        """Return the findings in the value at `place`; of very many unknown keys note the count."""
+        unknown = [number for number, (_, detail) in enumerate(found) if is_unknown_key(detail)]
+        beyond = set(unknown[_MOST_SUGGESTIONS:])
+        if beyond:
+            first = min(beyond)
+            text = f"{len(beyond):,} more unknown keys from here on; remove them"
+            where = (*place, *found[first][0])
+            self._note(self.row_problems, where, Letter(Rule.UNKNOWN_KEY, text))
+        return [finding for number, finding in enumerate(found) if number not in beyond]
+
+    def _known(self, model: type[BaseModel], place: Place) -> tuple[str, ...]:
+        """Return the keys that may stand at a place, to name the nearest; none after many."""
+        self.suggestions += 1
+        return tuple(keys_at(model, place)) if self.suggestions <= _MOST_SUGGESTIONS else ()
 
     def _entry(self, place: Place, value: object) -> Entry:
         lines = lines_of(self.lines, place)

@@ -326,5 +326,32 @@ def large() -> dict[str, Manifest]:
         "million-quotes": (".csv", b"prompt\n" + b'"' * 10**6),
         "many-aliases": (".yaml", b"a: &a [x]\nb: [" + b"*a," * 200_000 + b"]"),
         "many-keys": (".yaml", b"".join(b"k%d: 1\n" % n for n in range(100_000))),
+        "one-key-8-mb": (".yaml", b"a: 1\n" * 1_600_000),
+        "directives": (
+            ".yaml",
+            b"".join(b"%%TAG !a%d! x\n" % n for n in range(300_000)) + b"---\nrows: []\n",
+        ),
+        "keys-of-a-row": (
+            ".yaml",
+            b"rows: [{" + b",".join(b"k%d: 1" % n for n in range(300_000)) + b"}]",
+        ),
+        "subjects-of-one-photo": (
+            ".yaml",
+            b"subjects: {"
+            + b",".join(b"s%d: {image: one.png, synthetic: true}" % n for n in range(20_000))
+            + b"}\nrows: [{text: sleep=1, variant: sleeper}]\n",
+        ),
+        "unknown-subjects": (
+            ".yaml",
+            b"rows:\n"
+            + b"".join(
+                b"- {subject: x%d, text: sleep=1, variant: sleeper}\n" % n for n in range(100_000)
+            ),
+        ),
+        "columns-of-a-header": (".csv", b",".join(b"c%d" % n for n in range(700_000)) + b"\n"),
+        "keys-of-a-line": (
+            ".jsonl",
+            b"{" + b",".join(b'"k%d": 1' % n for n in range(400_000)) + b"}",
+        ),
         "deep-json": (".jsonl", b"[" * 100_000),
     }

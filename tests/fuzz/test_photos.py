@@ -125,20 +125,21 @@ def test_mutated_pictures_are_opened_or_refused_and_no_process_dies(
 ) -> None:
     sound, random = sound_pictures(), Random(7)
     tried = size(quick=300, full=5000)
-    opened, slowest_s, most_mb = 0, 0.0, 0.0
+    opened, died, slowest_s, most_mb = 0, 0, 0.0, 0.0
     with watched(folder) as child:
         inputs = [*sound, *claims()]
         inputs += [mutated(random.choice(sound), random) for _ in range(tried)]
         for number, data in enumerate(inputs):
             reply = look(child, data)
+            died += reply.code < 0
             faults = faults_of(reply)
             assert not faults, (number, faults, data[:200])
             opened += reply.code == 0
             slowest_s, most_mb = max(slowest_s, reply.cpu_s), max(most_mb, reply.peak_mb)
     assert opened >= len(sound)
     figure(
-        f"FUZZ images tried={len(inputs)} opened={opened} refused={len(inputs) - opened} died=0 "
-        f"slowest={slowest_s:.2f}s most_memory={most_mb:.0f}MB"
+        f"FUZZ images tried={len(inputs)} opened={opened} refused={len(inputs) - opened} "
+        f"died={died} slowest={slowest_s:.2f}s most_memory={most_mb:.0f}MB"
     )
 
 

@@ -89,7 +89,9 @@ class Watched:
         )
         # What is loaded and asked once a process is no input's doing.
         (self.folder / "sound.csv").write_text(SOUND, encoding="utf-8")
-        self.command("check", "sound.csv")
+        told = self.command("check", "sound.csv")
+        if told.code != 0 or self._process is None:
+            raise RuntimeError(f"the child cannot check a sound manifest: {told}")
         return self._process
 
 
