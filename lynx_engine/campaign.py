@@ -42,8 +42,8 @@ from lynx_engine.pool.protocol import FINISHING
 from lynx_engine.preflight import Preflight
 from lynx_engine.provenance.environment import make_workspace_key
 from lynx_engine.provenance.labels import tags_of
+from lynx_engine.provenance.past import read_history
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
-from lynx_engine.provenance.store import read_history
 from lynx_engine.publisher import Publisher
 from lynx_engine.results import Failed, Interrupted, RenderResult, Withheld, WithheldError
 from lynx_engine.rights import Rights

@@ -30,8 +30,9 @@ from lynx_engine.models.lora_file import (
 )
 from lynx_engine.planning import LoraFacts, PhotoFacts, PlanFacts, subject_digest
 from lynx_engine.provenance.environment import keyed_digest, read_workspace_key
+from lynx_engine.provenance.past import History, history_of
 from lynx_engine.provenance.store import FOLDER as LOG_FOLDER
-from lynx_engine.provenance.store import History, history_of, read_parts
+from lynx_engine.provenance.store import read_parts
 from lynx_engine.safety.classifiers import installed_classifiers
 from lynx_engine.settings import Settings, load_settings
 from lynx_engine.variants import REGISTRY, check_entries, get_variant

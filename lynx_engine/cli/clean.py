@@ -160,7 +160,8 @@ def litter_of(folder: Path, database: Path) -> Generator[Path]:
 def unrecorded_clips(folder: Path) -> list[Path] | None:
     """Return the clips that no record names; None if the log is damaged, and cannot say."""
     from lynx_engine.errors import DamagedError
-    from lynx_engine.provenance.store import FOLDER, read_history
+    from lynx_engine.provenance.past import read_history
+    from lynx_engine.provenance.store import FOLDER
     from lynx_engine.survey import CLIPS_FOLDER
 
     try:

@@ -166,7 +166,7 @@ def _standing(log: pl.DataFrame, wanted: frozenset[str] | None) -> Standing:
     from lynx_engine.cli.likeness import summarise_likeness
     from lynx_engine.history import QUARANTINED, status_word
     from lynx_engine.jobs import Status
-    from lynx_engine.provenance.store import history_of
+    from lynx_engine.provenance.past import history_of
 
     where = dict(zip(log["job_id"], log["where"], strict=True))  # the latest one stays
     counts = dict.fromkeys((*(status.value for status in Status), QUARANTINED), 0)

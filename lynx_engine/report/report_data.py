@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lynx_engine.history import QUARANTINED, describe_changes, status_word
 from lynx_engine.jobs import PUBLISHED, RowKey, Status
-from lynx_engine.provenance.store import history_of
+from lynx_engine.provenance.past import history_of
 
 if TYPE_CHECKING:
     import polars as pl

@@ -16,7 +16,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 from torch import Tensor
 
-from lynx_engine.training.people import Action, Frames, draw_clip, draw_portrait, make_person
+from lynx_engine.training.drawings import Action, Frames, draw_clip, draw_portrait
+from lynx_engine.training.people import make_person
 from lynx_engine.training.scenes import Scene
 from lynx_engine.training.stage import Losses, Stage
 
@@ -33,7 +34,7 @@ def autoencoder_stage(model: AutoencoderKLWan, *, steps: int, pictures: float = 
 
     Args:
         model: Its weights are changed.
-        steps: Optimiser steps; the released tiny took 12,000.
+        steps: Optimiser steps; some 10,000 are hours of a CPU.
         pictures: Share of the steps that see single pictures.
     """
 

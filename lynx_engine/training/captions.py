@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import product
 from random import Random
 
-from lynx_engine.training.people import Action
+from lynx_engine.training.drawings import Action
 from lynx_engine.training.scenes import Scene
 
 _WHO = ("A person", "Someone", "The person", "A character")

@@ -17,15 +17,8 @@ from torch import Tensor
 from lynx_engine.identity.align import identity_crop
 from lynx_engine.models.arcface import FaceEncoder
 from lynx_engine.training.autoencoder import HELD_OUT
-from lynx_engine.training.people import (
-    Action,
-    Drawing,
-    Frames,
-    Person,
-    draw_clip,
-    draw_portrait,
-    make_person,
-)
+from lynx_engine.training.drawings import Action, Drawing, Frames, draw_clip, draw_portrait
+from lynx_engine.training.people import Person, make_person
 from lynx_engine.training.scenes import Scene
 from lynx_engine.training.stage import Losses, Stage
 

@@ -12,7 +12,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+from lynx_engine.training.people import Colour
 
 
 class Scene(StrEnum):

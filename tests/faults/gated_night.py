@@ -13,7 +13,7 @@ from pathlib import Path
 from lynx_engine.gate import IdentityGate, reseed
 from lynx_engine.history import Past, sort_by_past
 from lynx_engine.jobs import RenderJob, RenderPlan
-from lynx_engine.provenance.store import read_history
+from lynx_engine.provenance.past import read_history
 from lynx_engine.results import Likeness
 from lynx_engine.settings import Settings
 from lynx_engine.survey import intact_clips

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lynx_engine.provenance.store import read_history, read_parts
+from lynx_engine.provenance.past import read_history
+from lynx_engine.provenance.store import read_parts
 from tests.benchmarks.timeline import waits_s
 from tests.faults.harness import FULL, RUN_S, Night, audit, describe, orphans_after, size
 

@@ -29,7 +29,8 @@ from lynx_engine.lock import lock_campaign
 from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.preflight import Preflight, face_keys
-from lynx_engine.provenance.store import read_history, read_log
+from lynx_engine.provenance.past import read_history
+from lynx_engine.provenance.store import read_log
 from lynx_engine.results import Failed, Interrupted, Rendered
 from lynx_engine.settings import Settings
 from lynx_engine.survey import intact_clips

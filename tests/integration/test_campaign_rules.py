@@ -26,13 +26,8 @@ from lynx_engine.lock import lock_campaign
 from lynx_engine.orders import RenderTask
 from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.preflight import Preflight, face_keys
-from lynx_engine.provenance.store import (
-    History,
-    PreparedPart,
-    read_history,
-    read_log,
-    sync_folder,
-)
+from lynx_engine.provenance.past import History, read_history
+from lynx_engine.provenance.store import PreparedPart, read_log, sync_folder
 from lynx_engine.settings import Settings
 from lynx_engine.survey import intact_clips
 from tests.support.jobs import astronaut, make_job, plan_of

@@ -16,7 +16,8 @@ from lynx_engine.digest import digest_bytes
 from lynx_engine.errors import DamagedError
 from lynx_engine.provenance import files
 from lynx_engine.provenance.folding import fold_log
-from lynx_engine.provenance.store import read_history, read_parts, write_part
+from lynx_engine.provenance.past import read_history
+from lynx_engine.provenance.store import read_parts, write_part
 from tests.support.jobs import make_job, record_of
 
 FLIPS = 300

@@ -13,8 +13,9 @@ from lynx_engine.errors import DamagedError, PausedError
 from lynx_engine.lock import lock_campaign
 from lynx_engine.provenance import folding
 from lynx_engine.provenance.folding import Recovery, fold_log, recover_log
+from lynx_engine.provenance.past import read_history
 from lynx_engine.provenance.schema import ProvenanceRecord
-from lynx_engine.provenance.store import prepare_part, read_history, read_parts, write_part
+from lynx_engine.provenance.store import prepare_part, read_parts, write_part
 from tests.support.jobs import make_job, record_of
 
 CLIP = b"a moving picture"

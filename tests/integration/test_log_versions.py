@@ -19,8 +19,9 @@ from lynx_engine.errors import DamagedError
 from lynx_engine.provenance import upgrade
 from lynx_engine.provenance.columns import GROUPS, columns, provenance_page
 from lynx_engine.provenance.folding import fold_log
+from lynx_engine.provenance.past import read_history
 from lynx_engine.provenance.schema import SCHEMA_VERSION, column_defaults, record_columns
-from lynx_engine.provenance.store import read_history, read_parts, write_part
+from lynx_engine.provenance.store import read_parts, write_part
 from tests.support.jobs import make_job, record_of
 from tests.support.workspaces import run_here
 

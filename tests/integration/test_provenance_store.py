@@ -14,9 +14,10 @@ from lynx_engine import __version__
 from lynx_engine.errors import DamagedError, ErrorCode, ExitCode
 from lynx_engine.jobs import REQUEST_FIELDS, RowKey, Status
 from lynx_engine.provenance.environment import keyed_digest, make_workspace_key
+from lynx_engine.provenance.past import read_history
 from lynx_engine.provenance.record import make_record
 from lynx_engine.provenance.schema import ProvenanceRecord, record_columns
-from lynx_engine.provenance.store import prepare_part, read_history, read_parts, write_part
+from lynx_engine.provenance.store import prepare_part, read_parts, write_part
 from lynx_engine.results import Failed, Interrupted
 from tests.support.jobs import make_job, planned, record_of
 

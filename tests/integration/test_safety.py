@@ -24,7 +24,8 @@ from lynx_engine.outcomes import CampaignSummary
 from lynx_engine.pool import InProcessPool, open_pool, remote
 from lynx_engine.pool.protocol import Pool
 from lynx_engine.preflight import Preflight
-from lynx_engine.provenance.store import read_history, read_log
+from lynx_engine.provenance.past import read_history
+from lynx_engine.provenance.store import read_log
 from lynx_engine.results import SafetyVerdict, Withheld, WithheldError
 from lynx_engine.safety.check import FRAMES_AT_A_TIME, SafetyCheck
 from lynx_engine.safety.classifiers import ClassifierPlace

@@ -22,7 +22,8 @@ from lynx_engine.diskspace import (
 )
 from lynx_engine.errors import PausedError
 from lynx_engine.jobs import PastResult
-from lynx_engine.provenance.store import read_history, write_part
+from lynx_engine.provenance.past import read_history
+from lynx_engine.provenance.store import write_part
 from lynx_engine.shapes import FrameSize
 from tests.support.jobs import astronaut, make_job, plan_of, record_of
 

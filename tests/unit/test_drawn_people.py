@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from lynx_engine.training.captions import captions_of, draw_caption
-from lynx_engine.training.people import (
-    Action,
-    Glasses,
-    Pattern,
-    Scene,
-    draw_clip,
-    draw_portrait,
-    make_person,
-)
+from lynx_engine.training.drawings import Action, draw_clip, draw_portrait
+from lynx_engine.training.people import Glasses, Pattern, make_person
+from lynx_engine.training.scenes import Scene
 
 
 def test_same_seeds_draw_the_same_clip_and_other_seeds_another() -> None:

@@ -13,8 +13,9 @@ from lynx_engine.gate import NO_FACE, IdentityGate, reseed
 from lynx_engine.history import Past, RetryFilter, sort_by_past, without_finished
 from lynx_engine.jobs import PlannedJob, Reason, RenderPlan, Status
 from lynx_engine.outcomes import idle_summary
+from lynx_engine.provenance.past import read_history
 from lynx_engine.provenance.schema import ProvenanceRecord
-from lynx_engine.provenance.store import read_history, write_part
+from lynx_engine.provenance.store import write_part
 from tests.support.jobs import make_job, record_of
 
 GATE = IdentityGate(0.55, 3, "best", "dlib 20")
@@ -194,7 +195,8 @@ def test_a_log_older_than_the_gate_is_read_as_one_without(tmp_path: Path) -> Non
     part = next(tmp_path.glob("part-*"))
     old = pl.read_parquet(part).drop("gate", "gate_try", "rendered_seed", "identity_mean")
     assert "gate_try" not in old.columns
-    from lynx_engine.provenance.store import decode, history_of
+    from lynx_engine.provenance.past import history_of
+    from lynx_engine.provenance.store import decode
 
     data = tmp_path / "old.parquet"
     old.write_parquet(data)
