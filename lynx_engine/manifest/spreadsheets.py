@@ -14,8 +14,8 @@ _TRUTHS = {
     **dict.fromkeys(_FOLDED_TRUE.split(), "true"),
     **dict.fromkeys(_FOLDED_FALSE.split(), "false"),
 }
-_WHOLE_COLUMNS = frozenset({"seed", "frames", "fps", "steps", "video_crf"})
-_NUMBER_COLUMNS = frozenset(
+WHOLE_COLUMNS = frozenset({"seed", "frames", "fps", "steps", "video_crf"})
+NUMBER_COLUMNS = frozenset(
     {"guidance_text", "guidance_identity", "scale_identity", "scale_reference"}
 )
 _ERROR = re.compile(r"#[¡¿]?[^\W\d_a-z][^\Wa-z]*(?:/0)?[!?]|#N/A|#NV|#N/D|#Н/Д|#N/V")
@@ -41,16 +41,16 @@ def is_error_value(cell: str) -> bool:
 def what_to_write(column: str, cell: object) -> str:
     """Return the end of a letter about a refused cell, as in `; write 5.0`, "" if nobody knows."""
     text = cell.strip() if isinstance(cell, str) else ""
-    if column in _WHOLE_COLUMNS and _SHORTENED.fullmatch(text):
+    if column in WHOLE_COLUMNS and _SHORTENED.fullmatch(text):
         return "; the spreadsheet shortened it: give the column the format Number or Text"
     word = ""
     if column == "synthetic":
         word = _TRUTHS.get(text.casefold(), "")
     elif column == "consent_expires":
         word = _day(text)
-    elif column in _WHOLE_COLUMNS and (match := _ENDED_WHOLE.fullmatch(text)):
+    elif column in WHOLE_COLUMNS and (match := _ENDED_WHOLE.fullmatch(text)):
         word = match[1]
-    elif column in _NUMBER_COLUMNS and (match := _DECIMAL_COMMA.fullmatch(text)):
+    elif column in NUMBER_COLUMNS and (match := _DECIMAL_COMMA.fullmatch(text)):
         word = f"{match[1] or 0}.{match[2]}"
     return f"; write {word}" if word else ""
 

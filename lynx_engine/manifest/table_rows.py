@@ -27,7 +27,7 @@ from lynx_engine.manifest.schema import (
     check_seed,
     written_settings,
 )
-from lynx_engine.manifest.spreadsheets import what_to_write
+from lynx_engine.manifest.spreadsheets import NUMBER_COLUMNS, WHOLE_COLUMNS, what_to_write
 from lynx_engine.manifest.tables import (
     COLUMNS,
     CUTTERS,
@@ -42,10 +42,6 @@ from lynx_engine.manifest_rules import Rule
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_WHOLE_COLUMNS = frozenset({"seed", "frames", "fps", "steps", "video_crf"})
-_NUMBER_COLUMNS = frozenset(
-    {"guidance_text", "guidance_identity", "scale_identity", "scale_reference"}
-)
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
 _NUMBER = re.compile(
     r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,3})?"
@@ -322,9 +318,9 @@ def _typed_cells(table: Table, columns: Sequence[str], cells: Sequence[Cell]) ->
 
 def _typed(column: str, cell: Cell) -> object:
     text = str(cell).strip()
-    if column in _WHOLE_COLUMNS and _WHOLE.fullmatch(text):
+    if column in WHOLE_COLUMNS and _WHOLE.fullmatch(text):
         return int(text)
-    if column in _NUMBER_COLUMNS and _NUMBER.fullmatch(text):
+    if column in NUMBER_COLUMNS and _NUMBER.fullmatch(text):
         return float(text)
     if column == "synthetic":
         return _BOOLEANS.get(text.lower(), text)

@@ -103,6 +103,14 @@ def test_line_of_many_unknown_keys_names_the_first_and_counts_the_rest(tmp_path:
     assert idle_s < 2
 
 
+def test_last_key_of_many_written_twice_is_found_in_moments(tmp_path: Path) -> None:
+    keys = ", ".join(f'"k{n}": 1' for n in range(100_000))
+    told, _, idle_s = refusal(tmp_path / "m.jsonl", f'{{{keys}, "k99999": 2}}\n')
+
+    assert told == [":1: 'k99999' is written twice in this row; delete one [duplicate-key]"]
+    assert idle_s < 2
+
+
 def test_photo_that_many_subjects_share_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
