@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,10 @@ import torch
 # Two threads on two contended cores are slower than one, and rows of a matrix product are then
 # summed in another order.
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background deaf to Ctrl-C, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 QUICK = ("unit", "contract", "parity")
