@@ -105,7 +105,8 @@ def _decode(data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = _line_after(data[: error.start].decode("utf-8-sig"))
+        # Counted from behind the byte order mark, which `data` still has.
+        line = _line_after(error.object[: error.start].decode())
         raise _UnreadableError(
             Rule.ENCODING, f"the file is not UTF-8 text from here on; {_AS_UTF8}", line
         ) from None

@@ -25,6 +25,8 @@ MAX_DEPTH = 32
 MAX_NODES = 2_000_000
 # A manifest needs no directive; libyaml holds each new one against all before it.
 MAX_DIRECTIVES = 10
+# As many names as there may be rows.
+MAX_KEYS = 100_000
 # Whoever has mended these sees what else there is.
 MAX_PROBLEMS = 1000
 _DIRECTIVE = re.compile("(?:^|[\r\n\x85\u2028\u2029])%")
@@ -178,6 +180,9 @@ class _Guard:
             )
         else:
             parent[key] = line
+            if len(parent) > MAX_KEYS:
+                text = f"more than {MAX_KEYS:,} keys in one mapping; split the file"
+                self.stop(Rule.TOO_MANY_VALUES, line, text)
 
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         if self._take_place() is not None:

@@ -135,10 +135,9 @@ class _Reading:
         return rows
 
     def _row(self, line: int, cells: Sequence[Cell], letters: list[Letter]) -> Row:
-        prompt_cell, file_cell, seed_cell = (
-            None if place is None else cells[place]
-            for place in (self._prompt_place, self._file_place, self._seed_place)
-        )
+        prompt_cell = None if self._prompt_place is None else cells[self._prompt_place]
+        file_cell = None if self._file_place is None else cells[self._file_place]
+        seed_cell = None if self._seed_place is None else cells[self._seed_place]
         judged = self._judge(self._pick_settings.cells(cells))
         letters += judged.letters
         seed, prompt = 0, Prompt("", "")

@@ -12,7 +12,8 @@ _HARMLESS = frozenset({"\u200d", "\ufe0f"})
 
 def visible(text: str, *, keep_newlines: bool = False) -> str:
     """Return `text` with every invisible or steering character spelled by its code point."""
-    if text.isascii() and text.isprintable():
+    plain = text.replace("\n", "") if keep_newlines else text
+    if plain.isascii() and plain.isprintable():
         return text  # nearly every text; what follows takes a hundred times as long
     return "".join(
         character

@@ -16,12 +16,13 @@ from tests.faults.harness import FULL, size
 from tests.fuzz.manifests import CORPUS, PHOTO, Manifest, good_manifests, large, made_up, mutated
 from tests.fuzz.watched import Reply, Watched, watched
 from tests.support.jobs import astronaut
+from tests.support.pace import slowness
 from tests.support.workspaces import Workspace
 
 Figure = Callable[[str], None]
 
-# Processor time on an idle machine; with other work on every core it is up to three times that.
-MOST_S, MOST_MB = 2.0 if FULL else 6.0, 512.0
+# Processor time on an idle core, and memory.
+MOST_S, MOST_MB = 2.0, 512.0
 _LETTER = re.compile(
     r"  (?:.*/)?manifest\.(?:yaml|csv|jsonl):(\d+): .+ \[([a-z0-9-]+)\]", re.DOTALL
 )
@@ -76,7 +77,7 @@ def faults_of(reply: Reply, *, most_s: float = MOST_S) -> list[str]:
         faults.append(f"exit {reply.code}")
     if "Traceback" in reply.err or "bug in lynx-engine" in reply.err:
         faults.append("traceback")
-    if reply.cpu_s > most_s:
+    if reply.cpu_s > most_s and reply.cpu_s > most_s * slowness():
         faults.append(f"{reply.cpu_s:.1f} s")
     if reply.peak_mb > MOST_MB:
         faults.append(f"{reply.peak_mb:.0f} MB")

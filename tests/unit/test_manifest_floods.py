@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lynx_engine import survey
-from lynx_engine.errors import RefusedError
+from lynx_engine.errors import Problem, RefusedError
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.tables import COLUMNS
 from lynx_engine.manifest_rules import Rule
@@ -69,6 +69,24 @@ def test_row_of_many_unknown_keys_tells_the_first_and_counts_the_rest(tmp_path: 
     assert ":2: 19,000 more unknown keys from here on; remove them [unknown-key]" in told
     assert rules == [Rule.UNKNOWN_KEY] * 1001
     assert idle_s < 2
+
+
+@pytest.mark.parametrize(("keys", "rule"), [(100_000, None), (100_001, Rule.TOO_MANY_VALUES)])
+def test_mapping_of_more_keys_than_there_may_be_rows_ends_the_reading(
+    tmp_path: Path, keys: int, rule: Rule | None
+) -> None:
+    path = tmp_path / "m.yaml"
+    prompts = "".join(f" p{n}: x\n" for n in range(keys))
+    path.write_text(f"{HEAD}rows: [{{text: sleep=1}}]\nprompts:\n{prompts}", encoding="utf-8")
+    manifest = None
+    problems: tuple[Problem, ...] = ()
+    try:
+        manifest = read_manifest(path)
+    except RefusedError as error:
+        problems = error.problems
+
+    assert [problem.rule for problem in problems] == ([rule] if rule else [])
+    assert (manifest is None) == (rule is not None)
 
 
 def test_rows_with_an_unknown_key_each_are_all_told_the_first_with_the_nearest(

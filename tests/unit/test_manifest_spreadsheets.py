@@ -10,6 +10,7 @@ from lynx_engine.errors import RefusedError
 from lynx_engine.manifest.read import read_manifest
 from lynx_engine.manifest.spreadsheets import is_error_value
 from lynx_engine.manifest.values import Manifest
+from lynx_engine.manifest_rules import Rule
 
 HEADER = "subject;image;synthetic;prompt;seed;variant;guidance_text"
 ROW = 'host;h.png;TRUE;"Sie winkt, ""hallo"".";42;tiny;5.0'
@@ -176,3 +177,22 @@ def test_a_header_alone_is_no_manifest() -> None:
     assert refusal(f"{HEADER}\r\n".encode()) == [
         "m.csv:1: there are no rows below the header [no-rows]"
     ]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["bare", "marked"])
+def test_wrong_byte_behind_a_byte_order_mark_is_told_with_its_line(
+    tmp_path: Path, mark: bytes
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(mark + b"prompt,variant\nx,tiny\n\xff,tiny\n")
+    with pytest.raises(RefusedError) as caught:
+        read_manifest(path)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.rule) == (f"{path}:3", Rule.ENCODING)
+
+
+def test_wrong_byte_right_behind_a_mark_and_a_nul_is_no_bug(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"\xef\xbb\xbf\x00\xff")  # found by fuzzing
+    with pytest.raises(RefusedError):
+        read_manifest(path)
